@@ -1,0 +1,136 @@
+"""The stream of training batches, built with Grain; every patch is a function of (seed, index).
+
+Nothing depends on threads, worker processes, hosts or where a run was resumed: sample ``i`` of the
+stream is the same patch wherever it is cut, and batch ``b`` holds the samples
+``b · batch_size … (b + 1) · batch_size - 1``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from penn_jax.config import PatchConfig
+from penn_jax.data.patches import cut_patch, draw_patch
+from penn_jax.data.store import Store
+from penn_jax.types import Batch
+
+# Grain shuffles small sources slowly (about 30 ms / n an item), so the cases are repeated.
+_LEAST_RECORDS = 4096
+_BUFFERED_BATCHES = 4
+
+
+class _CaseNumbers:
+    """A source whose record ``i`` is the number of a case."""
+
+    def __init__(self, cases: int):
+        self._cases = cases
+        self._length = cases * -(-_LEAST_RECORDS // cases)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, record: int) -> int:
+        return record % self._cases
+
+    def __repr__(self) -> str:
+        return f"_CaseNumbers({self._cases})"
+
+
+class _DrawAndCut(grain.transforms.RandomMap):
+    """From (sample index, case number) to a patch."""
+
+    def __init__(self, store: Store, cases: Sequence[str], config: PatchConfig):
+        self._store = store
+        self._cases = tuple(cases)
+        self._config = config
+
+    def random_map(
+        self, element: tuple[int, int], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        index, number = element
+        case = self._cases[number]
+        record = self._store.manifest["cases"][case]
+        labelled = bool(record["labelled"])
+        frames_shape = tuple(record["frames_shape"][:-1])
+        draw = draw_patch(
+            rng,
+            frames_shape,
+            (lambda: self._store.foreground(case)) if labelled else dict,
+            self._config,
+            self._store.manifest["spacing"],
+        )
+        image, label = cut_patch(
+            self._store, case, frames_shape, draw, self._config, labelled=labelled
+        )
+        return {
+            "image": image,
+            "label": label,
+            "index": np.int64(index),
+            "place": np.concatenate([[number], draw.coordinates()]),
+        }
+
+
+def stream(
+    store: Store,
+    cases: Sequence[str],
+    config: PatchConfig,
+    batch_size: int,
+    seed: int,
+    first_batch: int = 0,
+    host: int = 0,
+    hosts: int = 1,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """Endless batches of this host's share of the samples, from ``first_batch`` on.
+
+    Args:
+        store: prepared cases.
+        cases: the ones to draw from, each equally often.
+        config: patch size and geometry.
+        batch_size: global; this host yields ``batch_size / hosts`` samples a batch.
+        seed: decides, with the sample's index, everything random about it.
+        first_batch: number of batches already consumed by the run that goes on.
+        host: this host's number, of ``hosts``.
+        hosts: how many hosts share each batch; host h has the samples h, h + hosts, ….
+        workers: processes that cut patches; 0 cuts them in a thread beside the training step.
+
+    Returns:
+        An iterator with a ``close()``; the batches hold ``image`` float32 (B, *size, C), ``label``
+        uint8 (B, *size), ``index`` int64 (B) and ``place`` float64 (B, m): case number and
+        :meth:`PatchDraw.coordinates`.
+
+    Raises:
+        ValueError: no cases, or a batch that the hosts cannot share evenly.
+    """
+    if not cases:
+        raise ValueError("no cases to draw patches from")
+    if batch_size % hosts:
+        raise ValueError(f"batch of {batch_size} cannot be shared evenly by {hosts} hosts")
+    share = batch_size // hosts
+    samples: Any = (
+        grain.MapDataset.source(_CaseNumbers(len(cases)))
+        .seed(seed)
+        .shuffle()
+        .repeat()
+        .map_with_index(lambda index, number: (index, number))
+        .random_map(_DrawAndCut(store, cases, config))
+    )
+    batches = samples[host::hosts][first_batch * share :].batch(share, drop_remainder=True)
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_BUFFERED_BATCHES)
+    dataset = batches.to_iter_dataset(options)
+    if workers:
+        _parse_flags()
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(dataset)
+
+
+def _parse_flags() -> None:
+    """Grain's worker processes read absl flags, which nobody parses in a program without them."""
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()

@@ -1,0 +1,296 @@
+"""The patch extraction (PE) module.
+
+Training: :func:`draw_patch` decides where a patch lies from a random generator alone and
+:func:`cut_patch` cuts it with one interpolation. Prediction: :func:`patch_grid` covers an image,
+:func:`extract` cuts it and :func:`restore` is the exact inverse, since every voxel belongs to
+exactly one patch: the one in which it lies deepest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import Float32, Float64, Int32, Shaped, UInt8
+from scipy import ndimage
+
+from penn_jax.config import PatchConfig
+from penn_jax.types import IGNORE_LABEL
+
+
+class PatchDraw(NamedTuple):
+    """Where a patch lies in a case.
+
+    Voxel ``o`` of the patch shows the frame at ``centre + matrix @ (o - (size - 1) / 2)``.
+    """
+
+    frame: int
+    centre: Float64[np.ndarray, " n"]
+    matrix: Float64[np.ndarray, "n n"]
+
+    def coordinates(self) -> Float64[np.ndarray, " m"]:
+        """All that the patch depends on, as one vector, for logs and hashes."""
+        return np.concatenate([[self.frame], self.centre, self.matrix.ravel()])
+
+
+class FrameReader(Protocol):
+    """Random access to the frames of a case; ``box`` is a slice for each axis, frames first."""
+
+    def image(self, case: str, box: tuple[slice, ...]) -> Float32[np.ndarray, "F *box C"]: ...
+
+    def labels(self, case: str, box: tuple[slice, ...]) -> UInt8[np.ndarray, "F *box"]: ...
+
+
+def draw_patch(
+    generator: np.random.Generator,
+    frames_shape: Sequence[int],
+    foreground: Callable[[], Mapping[int, Int32[np.ndarray, "n axes"]]],
+    config: PatchConfig,
+    spacing: Sequence[float] | None = None,
+) -> PatchDraw:
+    """Draw the place and the geometry of one patch.
+
+    With probability ``foreground_fraction`` the patch is centred on a voxel of a foreground class,
+    the classes of the case equally likely; otherwise it lies anywhere. Either way it is moved into
+    the frame as far as it fits.
+
+    Args:
+        generator: the only source of randomness.
+        frames_shape: (F, *spatial) of the case.
+        foreground: voxels (frame, *position) of each class; called only where it is needed.
+        config: patch size and strength of the geometric augmentation.
+        spacing: of the spatial axes in mm: rotations keep lengths in mm, not in voxels.
+    """
+    frames, *spatial = frames_shape
+    axes = len(spatial)
+    matrix = _draw_matrix(generator, axes, config, spacing or (1.0,) * axes)
+    frame = int(generator.integers(frames))
+    start = generator.random(axes) * _room(spatial, config.size)
+    if generator.random() < config.foreground_fraction:
+        voxels = foreground()
+        if voxels:
+            of_class = voxels[sorted(voxels)[generator.integers(len(voxels))]]
+            frame, *position = (int(i) for i in of_class[generator.integers(len(of_class))])
+            start = np.clip(
+                np.array(position) - np.array(config.size) // 2, 0, _room(spatial, config.size)
+            )
+    room = np.subtract(spatial, config.size)
+    # A frame smaller than the patch lies in the patch's middle.
+    start = np.where(room < 0, np.floor(room / 2), np.floor(start))
+    return PatchDraw(frame, start + (np.array(config.size) - 1) / 2, matrix)
+
+
+def _room(spatial: Sequence[int], size: Sequence[int]) -> Float64[np.ndarray, " n"]:
+    """Largest start of a patch that lies inside the frame; 0 where it does not fit."""
+    return np.maximum(np.subtract(spatial, size), 0).astype(np.float64)
+
+
+def _draw_matrix(
+    generator: np.random.Generator, axes: int, config: PatchConfig, spacing: Sequence[float]
+) -> Float64[np.ndarray, "n n"]:
+    # Always the same number of draws, so that one option does not shift another's randomness.
+    angle = math.radians(config.rotation_degrees) * generator.uniform(-1, 1)
+    common = config.scaling ** generator.uniform(-1, 1)
+    single = config.stretch ** generator.uniform(-1, 1, axes)
+    mirrored = generator.random(axes) < (0.5 if config.flip else 0.0)
+    rotation = np.eye(axes)
+    rotation[-2:, -2:] = [
+        [math.cos(angle), -math.sin(angle)],
+        [math.sin(angle), math.cos(angle)],
+    ]
+    in_voxels = rotation * np.array(spacing)[None, :] / np.array(spacing)[:, None]
+    # A magnification s shows a 1/s-wide part of the frame.
+    return in_voxels @ np.diag(np.where(mirrored, -1.0, 1.0) / (common * single))
+
+
+def cut_patch(
+    reader: FrameReader,
+    case: str,
+    frames_shape: Sequence[int],
+    draw: PatchDraw,
+    config: PatchConfig,
+    labelled: bool = True,
+) -> tuple[Float32[np.ndarray, "*size C"], UInt8[np.ndarray, "*size"]]:
+    """Cut a drawn patch straight out of the frames: one linear interpolation, labels nearest.
+
+    Beyond the frame the image continues with its edge and the label is 255 (ignored). With
+    ``config.neighbours`` n the slices from -n to n join as channels, slice by slice; beyond the
+    first and last slice they repeat.
+
+    Args:
+        reader: gives boxes of the case's frames.
+        case: name of the case.
+        frames_shape: (F, *spatial).
+        draw: from :func:`draw_patch`.
+        config: patch size and neighbours.
+        labelled: whether the case has labels; without, every label is 255.
+
+    Returns:
+        image (*size, C · (2 · neighbours + 1)) and label (*size).
+    """
+    frames, *spatial = frames_shape
+    size = np.array(config.size)
+    half = np.abs(draw.matrix) @ ((size - 1) / 2)
+    low = np.clip(np.floor(draw.centre - half), 0, np.subtract(spatial, 1)).astype(int)
+    high = np.clip(np.ceil(draw.centre + half) + 1, low + 1, spatial).astype(int)
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    origin = draw.centre - draw.matrix @ ((size - 1) / 2) - low
+
+    wanted = np.clip(
+        np.arange(draw.frame - config.neighbours, draw.frame + config.neighbours + 1), 0, frames - 1
+    )
+    slab = reader.image(case, (slice(wanted[0], wanted[-1] + 1), *box))
+    slab = slab[wanted - wanted[0]]
+    planes = [
+        _resample(plane[..., channel], draw.matrix, origin, config.size, order=1)
+        for plane in slab
+        for channel in range(plane.shape[-1])
+    ]
+    if labelled:
+        labels = reader.labels(case, (slice(draw.frame, draw.frame + 1), *box))[0]
+        label = _resample(labels, draw.matrix, origin, config.size, order=0)
+    else:
+        label = np.full(config.size, IGNORE_LABEL, np.uint8)
+    return np.stack(planes, axis=-1), label
+
+
+def _resample(
+    array: Shaped[np.ndarray, "*box"],
+    matrix: Float64[np.ndarray, "n n"],
+    origin: Float64[np.ndarray, " n"],
+    size: Sequence[int],
+    order: int,
+) -> Shaped[np.ndarray, "*size"]:
+    """Sample ``array`` at ``origin + matrix @ o`` for every voxel o of ``size``."""
+    if np.array_equal(matrix, np.eye(len(size))) and np.array_equal(origin, np.round(origin)):
+        return _window(array, origin.astype(int), size, edge=order == 1)
+    mode, outside = ("nearest", 0.0) if order == 1 else ("constant", IGNORE_LABEL)
+    return ndimage.affine_transform(
+        array, matrix, origin, tuple(size), order=order, mode=mode, cval=outside, prefilter=False
+    )
+
+
+def _window(
+    array: Shaped[np.ndarray, "*box"], start: Sequence[int], size: Sequence[int], edge: bool
+) -> Shaped[np.ndarray, "*size"]:
+    """The voxels themselves: the case of no rotation, scaling or flip."""
+    pad = [
+        (max(0, -a), max(0, a + s - n)) for a, s, n in zip(start, size, array.shape, strict=True)
+    ]
+    inside = tuple(slice(max(0, a), a + s) for a, s in zip(start, size, strict=True))
+    window = array[inside]
+    if edge:
+        return np.pad(window, pad, mode="edge")
+    return np.pad(window, pad, mode="constant", constant_values=IGNORE_LABEL)
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """Patches that cover an image, and which part of each is kept.
+
+    Attributes:
+        shape: the image's spatial shape.
+        size: of every patch.
+        starts: for each axis, where its patches start; all lie in the image, or start at 0 and
+            reach past its end where the image is smaller than the patch.
+        bounds: for each axis, the ends of the parts that are kept: patch i keeps
+            ``bounds[i] .. bounds[i + 1]``.
+    """
+
+    shape: tuple[int, ...]
+    size: tuple[int, ...]
+    starts: tuple[tuple[int, ...], ...]
+    bounds: tuple[tuple[int, ...], ...]
+
+    def __len__(self) -> int:
+        return math.prod(len(axis) for axis in self.starts)
+
+    def positions(self) -> list[tuple[int, ...]]:
+        """Number of each patch along each axis, in the order of :func:`extract`."""
+        return list(product(*(range(len(axis)) for axis in self.starts)))
+
+
+def patch_grid(
+    shape: Sequence[int], size: Sequence[int], overlap: Sequence[int], multiple: int = 1
+) -> PatchGrid:
+    """Cover an image of ``shape`` with patches of ``size`` that share ``overlap`` voxels or more.
+
+    Args:
+        shape: spatial shape of the image.
+        size: spatial shape of a patch.
+        overlap: least number of voxels that neighbours share; less than the size.
+        multiple: every start is a multiple of this (the network's total stride). Where it is not
+            1, shape and size must be multiples of it.
+
+    Raises:
+        ValueError: an overlap that does not leave the patches a step, or sizes off the multiple.
+    """
+    starts, bounds = [], []
+    for length, width, shared in zip(shape, size, overlap, strict=True):
+        if not 0 <= shared <= width - multiple:
+            raise ValueError(
+                f"overlap {shared}: patches of {width} voxels that start at multiples of "
+                f"{multiple} can share 0 to {width - multiple}"
+            )
+        if width % multiple or (length > width and length % multiple):
+            raise ValueError(f"shape {length}, patch {width}: both must be multiples of {multiple}")
+        step = (width - shared) // multiple * multiple
+        last = max(length - width, 0)
+        axis = (*range(0, last, step), last)
+        # Neighbours meet in the middle of what they share.
+        middles = (
+            (right + left + width) // 2 for left, right in zip(axis, axis[1:], strict=False)
+        )
+        starts.append(axis)
+        bounds.append((0, *middles, length))
+    return PatchGrid(tuple(shape), tuple(size), tuple(starts), tuple(bounds))
+
+
+def extract(
+    image: Shaped[np.ndarray, "*spatial_and_more"], grid: PatchGrid, patches: slice = slice(None)
+) -> Shaped[np.ndarray, "N *size_and_more"]:
+    """Cut the patches of a grid out of an image; trailing axes (channels) come along.
+
+    An image smaller than a patch continues with its edge.
+    """
+    return np.stack([_cut(image, grid, position) for position in grid.positions()[patches]])
+
+
+def _cut(
+    image: Shaped[np.ndarray, "*spatial_and_more"], grid: PatchGrid, position: tuple[int, ...]
+) -> Shaped[np.ndarray, "*size_and_more"]:
+    box = tuple(
+        slice(starts[i], starts[i] + width)
+        for starts, i, width in zip(grid.starts, position, grid.size, strict=True)
+    )
+    cut = image[box]
+    pad = [(0, width - have) for width, have in zip(grid.size, cut.shape, strict=False)]
+    return np.pad(cut, pad + [(0, 0)] * (cut.ndim - len(pad)), mode="edge")
+
+
+def restore(
+    patches: Shaped[np.ndarray, "N *size_and_more"], grid: PatchGrid
+) -> Shaped[np.ndarray, "*spatial_and_more"]:
+    """Put patches back: ``restore(extract(x, grid), grid) == x``, bit for bit."""
+    image = np.empty((*grid.shape, *patches.shape[1 + len(grid.shape) :]), patches.dtype)
+    for patch, position in zip(patches, grid.positions(), strict=True):
+        place(image, patch, grid, position)
+    return image
+
+
+def place(
+    image: Shaped[np.ndarray, "*spatial_and_more"],
+    patch: Shaped[np.ndarray, "*size_and_more"],
+    grid: PatchGrid,
+    position: tuple[int, ...],
+) -> None:
+    """Write the part of one patch that the grid keeps into the image, in place."""
+    target, source = [], []
+    for starts, bounds, i in zip(grid.starts, grid.bounds, position, strict=True):
+        target.append(slice(bounds[i], bounds[i + 1]))
+        source.append(slice(bounds[i] - starts[i], bounds[i + 1] - starts[i]))
+    image[tuple(target)] = patch[tuple(source)]

@@ -1,0 +1,337 @@
+"""Turns a raw folder into a prepared store: check, orient, slice, resample, normalise, write.
+
+Two passes over the cases, each in a pool of processes: the first reads hashes and geometry, from
+which the target spacing and the classes follow; the second prepares and writes. The store grows in
+``.<name>.partial`` beside its place and is renamed when the manifest, its last file, is written.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from penn_jax.config import PrepareConfig, config_hash, to_json, write_json
+from penn_jax.data.findings import findings, seeded_split, summary
+from penn_jax.data.raw import RawCase, RawDataset, find_cases
+from penn_jax.data.store import FORMAT, StoreWriter
+from penn_jax.data.volume import (
+    check_same_grid,
+    frame_grid,
+    normalise,
+    read_geometry,
+    read_image,
+    read_labels,
+    to_frames,
+)
+from penn_jax.types import IGNORE_LABEL, InputError
+
+__all__ = ["prepare", "summary"]
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+# An exception crosses processes as its arguments, which for this one are not its message.
+copyreg.pickle(
+    InputError,
+    lambda error: (InputError, (error.source, error.wrong, error.expected, error.remedy)),
+)
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What the first pass learns of a case."""
+
+    sources: tuple[tuple[str, str], ...]
+    """Path relative to the raw folder, and SHA-256, of each file."""
+    spacing: tuple[float, ...]
+    """Native distance of the frames' voxels, mm."""
+    values: frozenset[int]
+    """Label values, looked for only where no ``dataset.json`` gives them."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What the second pass needs to know besides the case."""
+
+    folder: Path
+    dimensions: int
+    spacing: tuple[float, ...] | None
+    classes: dict[int, int]
+    """Class of each value in the label files."""
+    names: dict[str, int]
+    """Class of each label name."""
+
+
+def prepare(
+    raw: Path,
+    out: Path,
+    config: PrepareConfig,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Path:
+    """Prepare a raw folder for training, whole or not at all.
+
+    Args:
+        raw: the raw folder, in one of the layouts of ``raw.find_cases``.
+        out: folder of the store; missing, empty, or the same store finished before, which is then
+            left as it is.
+        config: the section of options.
+        workers: processes; one for each CPU at hand if None. With 1 no process is started.
+        progress: show a bar where the output is a terminal.
+
+    Returns:
+        The folder of the store.
+
+    Raises:
+        InputError: something in the raw folder is wrong, or ``out`` holds something else.
+    """
+    raw, out = Path(raw), Path(out).absolute()
+    if isinstance(config.spacing, tuple) and len(config.spacing) != config.dimensions:
+        raise InputError(
+            "spacing",
+            f"{len(config.spacing)} values",
+            f"{config.dimensions}, one for each axis of a frame",
+            "give spacing and dimensions that agree",
+        )
+    finished = _finished_manifest(out)
+    if finished and finished["config_hash"] != config_hash(config):
+        raise _occupied(out, "a store prepared with other options")
+    dataset = find_cases(raw)
+    with _processes(workers, len(dataset.cases)) as pool:
+        survey = partial(_survey, root=raw, dimensions=config.dimensions, scan=not dataset.labels)
+        surveys = _map(pool, survey, dataset.cases, "checking", progress)
+        data_hash = _data_hash(raw, surveys)
+        if finished and finished["data_hash"] != data_hash:
+            raise _occupied(out, "a store prepared from other scans")
+        if finished:
+            if progress:
+                Console(stderr=True).print(f"{out}: already prepared, nothing to do")
+            return out
+        temporary = out.with_name(f".{out.name}.partial")
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            plan = _plan(dataset, surveys, config, temporary)
+            records = _map(
+                pool, partial(_prepare_case, plan=plan), dataset.cases, "preparing", progress
+            )
+            manifest = _manifest(dataset, surveys, records, plan, config, data_hash)
+            write_json(temporary / "manifest.json", manifest)
+            temporary.replace(out)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    return out
+
+
+def _finished_manifest(out: Path) -> dict[str, Any] | None:
+    """The manifest of the store that is there, None where nothing is."""
+    if not out.exists():
+        return None
+    if not out.is_dir():
+        raise _occupied(out, "a file")
+    if not any(out.iterdir()):
+        return None
+    try:
+        manifest = json.loads((out / "manifest.json").read_bytes())
+        return {key: manifest[key] for key in ("config_hash", "data_hash")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _occupied(out, "a folder that is not a prepared store") from error
+
+
+def _occupied(out: Path, wrong: str) -> InputError:
+    return InputError(
+        out, f"is {wrong}", "a new folder", "choose another folder or delete this one"
+    )
+
+
+@contextmanager
+def _processes(workers: int | None, jobs: int) -> Iterator[Executor | None]:
+    """A pool of fresh processes (a fork would copy the threads' locks), None for one worker."""
+    if workers is None:
+        affinity = getattr(os, "sched_getaffinity", None)
+        workers = len(affinity(0)) if affinity else os.cpu_count() or 1
+    workers = min(workers, jobs)
+    if workers <= 1:
+        yield None
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _map(
+    pool: Executor | None,
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    title: str,
+    progress: bool,
+) -> list[Result]:
+    results = pool.map(function, jobs) if pool else map(function, jobs)
+    console = Console(stderr=True)
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
+        return list(bar.track(results, total=len(jobs)))
+
+
+def _survey(case: RawCase, *, root: Path, dimensions: int, scan: bool) -> _Survey:
+    sources = []
+    for path in (*case.images, *([case.label] if case.label else [])):
+        sources.append((path.relative_to(root).as_posix(), _sha256(path)))
+    grid = frame_grid(read_geometry(case.images[0]), dimensions, None)
+    values = np.unique(read_labels(case.label).array).tolist() if scan and case.label else []
+    return _Survey(tuple(sources), grid.spacing, frozenset(values))
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(
+            path, f"cannot be read ({error.strerror})", "a readable file", "check its permissions"
+        ) from error
+
+
+def _data_hash(raw: Path, surveys: Sequence[_Survey]) -> str:
+    """SHA-256 over the names and hashes of all scans, labels and JSON files."""
+    lines = [f"{digest} {name}\n" for survey in surveys for name, digest in survey.sources]
+    for name in ("dataset.json", "splits_final.json"):
+        if (raw / name).is_file():
+            lines.append(f"{_sha256(raw / name)} {name}\n")
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def _plan(
+    dataset: RawDataset, surveys: Sequence[_Survey], config: PrepareConfig, folder: Path
+) -> _Plan:
+    spacing = config.spacing if isinstance(config.spacing, tuple) else None
+    if config.spacing == "median":
+        training = [
+            survey.spacing
+            for case, survey in zip(dataset.cases, surveys, strict=True)
+            if case.part == "train"
+        ]
+        median = np.median(training or [survey.spacing for survey in surveys], axis=0)
+        spacing = tuple(round(s, 6) for s in median.tolist())
+
+    values = dataset.labels or {"background": 0} | {
+        f"label {value}": value
+        for value in sorted(frozenset().union(*(survey.values for survey in surveys)))
+        if value != 0
+    }
+    # A network's classes have no gaps, whatever the values in the files.
+    names = {name: number for number, name in enumerate(values)}
+    classes = {value: names[name] for name, value in values.items()}
+    if config.merge_labels:
+        names = {"background": 0, "foreground": 1}
+        classes = {value: min(number, 1) for value, number in classes.items()}
+    if dataset.ignore is not None:
+        classes[dataset.ignore] = IGNORE_LABEL
+    return _Plan(folder, config.dimensions, spacing, classes, names)
+
+
+def _prepare_case(case: RawCase, *, plan: _Plan) -> dict[str, Any]:
+    """Write the arrays of a case and return its entry in the manifest."""
+    image = read_image(case.images)
+    grid = frame_grid(image, plan.dimensions, plan.spacing)
+    labels, voxels = None, {}
+    if case.label:
+        annotation = read_labels(case.label)
+        check_same_grid(case.label, annotation, case.images[0], image)
+        labels = to_frames(_to_classes(case.label, annotation.array, plan), grid, order=0)
+        counts = np.bincount(labels.ravel(), minlength=IGNORE_LABEL + 1).tolist()
+        voxels = {str(number): counts[number] for number in plan.names.values()}
+        if counts[IGNORE_LABEL]:
+            voxels[str(IGNORE_LABEL)] = counts[IGNORE_LABEL]
+    frames = normalise(to_frames(image.array, grid, order=1))
+    StoreWriter(plan.folder).write_case(case.name, frames, labels)
+
+    canonical = to_frames(image.array, frame_grid(image, 3, None), order=0)
+    voxel_hash = hashlib.sha256(repr(canonical.shape).encode() + canonical.tobytes()).hexdigest()
+    flat = image.array.reshape(-1, image.array.shape[-1])
+    low, middle, high, top = np.percentile(flat, (0, 50, 99, 100), axis=0).tolist()
+    return {
+        "subject": case.subject,
+        "part": case.part,
+        "labelled": labels is not None,
+        "voxel_hash": voxel_hash,
+        "shape": list(image.array.shape[:3]),
+        "native_spacing": [round(s, 6) for s in image.spacing],
+        "orientation": image.orientation,
+        "affine": image.affine.tolist(),
+        "slice_axis": grid.axes[0] if plan.dimensions == 2 else None,
+        "frames_shape": list(frames.shape),
+        "intensity": {"minimum": low, "median": middle, "percentile_99": high, "maximum": top},
+        "voxels": voxels,
+    }
+
+
+def _to_classes(path: Path, array: np.ndarray, plan: _Plan) -> np.ndarray:
+    table = np.zeros(256, np.uint8)
+    for value, number in plan.classes.items():
+        table[value] = number
+    found = np.flatnonzero(np.bincount(array.ravel(), minlength=256)).tolist()
+    if unknown := [value for value in found if value not in plan.classes]:
+        raise InputError(
+            path,
+            f"unknown label values {', '.join(map(str, unknown))}",
+            f"{', '.join(map(str, sorted(plan.classes)))} as in dataset.json",
+            "correct the file or add the values to dataset.json",
+        )
+    return table[array]
+
+
+def _manifest(
+    dataset: RawDataset,
+    surveys: Sequence[_Survey],
+    records: Sequence[dict[str, Any]],
+    plan: _Plan,
+    config: PrepareConfig,
+    data_hash: str,
+) -> dict[str, Any]:
+    cases = {
+        case.name: {
+            **record,
+            "sources": [{"path": path, "sha256": digest} for path, digest in survey.sources],
+        }
+        for case, survey, record in zip(dataset.cases, surveys, records, strict=True)
+    }
+    if dataset.splits:
+        splits = [
+            {"train": list(split.train), "validation": list(split.validation)}
+            for split in dataset.splits
+        ]
+    else:
+        splits = [seeded_split(cases, config.validation_fraction, config.seed)]
+    manifest = {
+        "format": FORMAT,
+        "config": to_json(config),
+        "config_hash": config_hash(config),
+        "dimensions": plan.dimensions,
+        "spacing": None if plan.spacing is None else list(plan.spacing),
+        "channels": list(dataset.channels),
+        "labels": plan.names,
+        "label_values": {str(value): number for value, number in sorted(plan.classes.items())},
+        "splits": splits,
+        "data_hash": data_hash,
+        "cases": cases,
+    }
+    return {**manifest, "findings": findings(manifest)}

@@ -1,0 +1,5 @@
+"""The network: a batch of patches enters, class scores at the same size leave.
+
+Read ``blocks.py`` (the layers), ``network.py`` (how they are put together), ``loss.py`` (what is
+minimised) and ``augment.py`` (random intensity changes on the device, before the network).
+"""

@@ -1,0 +1,4 @@
+"""Prediction: frames of a scan and a network as a callable enter, scores or a mask leave.
+
+Read ``dense.py`` (frames, tile by tile) and ``case.py`` (a file in, a file out).
+"""

@@ -1,0 +1,175 @@
+"""A run directory: what was asked (config), where (environment), what happened (log, events).
+
+::
+
+    config.json        the whole config, read back strictly
+    environment.json   versions, devices, data hash, network's channels and labels
+    metrics.jsonl      one line a log point
+    events.out…        the same for TensorBoard
+    checkpoints/       see ``optim/checkpoint.py``
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+from pydantic import ValidationError
+
+from penn_jax.config import Config, from_json, to_json, write_json
+from penn_jax.types import InputError
+
+_PACKAGES = ("penn-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def create(out: Path, config: Config, model_card: Mapping[str, Any], resume: bool) -> None:
+    """Make a run directory, or check that the one there is of the same config.
+
+    Args:
+        out: the run directory.
+        config: of the run.
+        model_card: what prediction must know besides the config: channels, labels, spacing, data.
+        resume: go on with what is there.
+
+    Raises:
+        InputError: the folder holds another run, or anything at all where ``resume`` is not given.
+    """
+    if (out / "config.json").exists():
+        if not resume:
+            raise InputError(out, "holds a run", "a new folder", "add --resume or choose another")
+        if read_config(out) != config:
+            raise InputError(
+                out / "config.json",
+                "was written by another config",
+                "the config of this command",
+                "resume with the same config and options, or choose another folder",
+            )
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(out, "is not empty and not a run", "a new folder", "choose another")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "environment.json", {**environment(), **model_card})
+    # Last: a folder with a config is a run.
+    write_json(out / "config.json", to_json(config))
+
+
+def read_config(run: Path) -> Config:
+    """The config of a run, every key and range checked.
+
+    Raises:
+        InputError: no run, or a config that does not fit.
+    """
+    return parse_config(_read_json(run / "config.json"), run / "config.json")
+
+
+def parse_config(values: Any, source: object) -> Config:
+    """A config from plain JSON values; errors name the first key at fault.
+
+    Raises:
+        InputError: an unknown key, a wrong type or a value out of range.
+    """
+    try:
+        return from_json(Config, values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "config"
+        raise InputError(
+            source,
+            f"{where} = {first.get('input')!r}",
+            first["msg"][0].lower() + first["msg"][1:],
+            "see penn_jax/config.py for every key and its range",
+        ) from error
+
+
+def read_environment(run: Path) -> dict[str, Any]:
+    """``environment.json`` of a run.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    return _read_json(run / "environment.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(path, "cannot be read", "a run directory", "give a run") from error
+    if not isinstance(values, dict):
+        raise InputError(path, "is not a JSON object", "a run directory", "give a run")
+    return values
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and devices, for whoever repeats the run."""
+    return {
+        "versions": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "commit": _commit(),
+        "devices": [f"{device.platform}:{device.device_kind}" for device in jax.devices()],
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the source tree, where the package runs from one."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return None
+    answer = subprocess.run(
+        ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return answer.stdout.strip() or None
+
+
+class Log:
+    """``metrics.jsonl`` and TensorBoard events of a run.
+
+    Args:
+        out: the run directory.
+        step: lines past this step are dropped: a resumed run writes them again.
+    """
+
+    def __init__(self, out: Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        self._path = out / "metrics.jsonl"
+        if self._path.exists():
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _step_of(line) <= step]
+            temporary = self._path.with_suffix(".partial")
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            temporary.replace(self._path)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(out), purge_step=step or None)
+
+    def write(self, point: Mapping[str, Any]) -> None:
+        """Append one log point; its ``step`` is the TensorBoard step."""
+        self._file.write(json.dumps(point) + "\n")
+        self._file.flush()
+        for name, value in point.items():
+            if isinstance(value, float) and name != "seconds":
+                self._events.add_scalar(name, value, point["step"])
+
+    def close(self) -> None:
+        """Write what is buffered and close the files."""
+        self._file.close()
+        self._events.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # a line cut off by a kill

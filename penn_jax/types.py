@@ -1,0 +1,50 @@
+"""Shapes, records and the one error type that every part of the project shares.
+
+Shape letters: ``B`` batch, ``F`` frames (the slices of a 2-D case, one for a 3-D case),
+``*spatial`` the two or three axes a network sees, ``C`` channels, ``K`` classes.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
+
+Frames = Float32[np.ndarray, "F *spatial C"]
+"""A prepared image: canonical orientation, slice axis first, channels last."""
+
+FrameLabels = UInt8[np.ndarray, "F *spatial"]
+"""The labels of a prepared case: 0 is background, 255 is ignored by loss and metrics."""
+
+Mask = Bool[np.ndarray, "*spatial"]
+Affine = Float32[np.ndarray, "4 4"]
+
+IGNORE_LABEL = 255
+"""Voxels of this label take no part in the loss, the metrics or the sampling."""
+
+
+class Batch(TypedDict):
+    """What the loader yields and the training step takes."""
+
+    image: Float32[np.ndarray, "B *size C"]
+    label: UInt8[np.ndarray, "B *size"]
+    index: Int64[np.ndarray, " B"]
+    """Global sample number: with the seed it decides every random choice made for a sample."""
+    place: Float64[np.ndarray, "B m"]
+    """Case number, frame, centre and matrix of the patch; for logs, not for the network."""
+
+
+class InputError(Exception):
+    """A mistake in what the user gave, told in one line.
+
+    Args:
+        source: the file, folder or option at fault.
+        wrong: what was found there.
+        expected: what would have been right.
+        remedy: what the user can do.
+    """
+
+    def __init__(self, source: object, wrong: str, expected: str, remedy: str):
+        self.source, self.wrong, self.expected, self.remedy = source, wrong, expected, remedy
+        super().__init__(f"{source}: {wrong}, expected {expected}; {remedy}")
