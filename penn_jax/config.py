@@ -34,7 +34,9 @@ class PrepareConfig:
 
     dimensions: Literal[2, 3] = 2
     """2: the volume is sliced along its coarsest axis; 3: it is kept whole."""
-    spacing: Literal["median", "native"] | Annotated[tuple[PositiveFloat, ...], MinLen(2)] = "median"
+    spacing: Literal["median", "native"] | Annotated[tuple[PositiveFloat, ...], MinLen(2)] = (
+        "median"
+    )
     """Grid of the prepared frames in mm; ``median`` of the training cases, ``native`` as scanned."""
     merge_labels: bool = False
     """Every label becomes one foreground class."""

@@ -11,7 +11,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -23,6 +25,7 @@ import jax
 from pydantic import ValidationError
 
 from penn_jax.config import Config, from_json, to_json, write_json
+from penn_jax.optim.checkpoint import Checkpoints
 from penn_jax.types import InputError
 
 _PACKAGES = ("penn-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -64,7 +67,7 @@ def read_config(run: Path) -> Config:
     Raises:
         InputError: no run, or a config that does not fit.
     """
-    return parse_config(_read_json(run / "config.json"), run / "config.json")
+    return parse_config(read_json(run / "config.json"), run / "config.json")
 
 
 def parse_config(values: Any, source: object) -> Config:
@@ -92,10 +95,15 @@ def read_environment(run: Path) -> dict[str, Any]:
     Raises:
         InputError: there is none, or it is damaged.
     """
-    return _read_json(run / "environment.json")
+    return read_json(run / "environment.json")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        InputError: it cannot be read, or is something else.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -103,6 +111,20 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(path, "is not a JSON object", "a run directory", "give a run")
     return values
+
+
+def enable_compile_cache() -> None:
+    """Keep compiled programs between processes, in the user's cache folder.
+
+    ``JAX_COMPILATION_CACHE_DIR`` chooses another folder. A folder that cannot be written leaves
+    jax without a cache: slower, not wrong.
+    """
+    if jax.config.jax_compilation_cache_dir:
+        return
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penn_jax" / "xla"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def environment() -> dict[str, Any]:
@@ -131,6 +153,65 @@ def _commit() -> str | None:
         ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     )
     return answer.stdout.strip() or None
+
+
+def load_model(run: Path) -> tuple[Config, dict[str, Any], dict[str, Any]]:
+    """The config, the model card and the variables of a run's best checkpoint.
+
+    Raises:
+        InputError: no run, no checkpoint, or one that is damaged or of another network.
+    """
+    config, card = read_config(run), read_environment(run)
+    checkpoints = Checkpoints(run / "checkpoints", read_only=True)
+    step = checkpoints.best()
+    if step is None:
+        raise InputError(run, "no finished checkpoint", "a trained run", "train first")
+    variables = checkpoints.restore_model(step)
+    checkpoints.close()
+    return config, card, variables
+
+
+def load_all_but_heads(run: Path, fresh: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Start from another run's weights: all but the heads, whose classes may differ.
+
+    Args:
+        run: the run to load from.
+        fresh: newly drawn variables of the network to train.
+
+    Returns:
+        The variables with every part loaded but ``head_…``, and for each parameter whether it was
+        loaded.
+
+    Raises:
+        InputError: a part is missing there or of another shape; the first one is named.
+    """
+    _, _, loaded = load_model(run)
+    there = {jax.tree_util.keystr(path): leaf for path, leaf in _leaves(loaded)}
+
+    def choose(path: tuple[Any, ...], leaf: Any) -> Any:
+        name = jax.tree_util.keystr(path)
+        if _is_head(path):
+            return leaf
+        if name not in there or there[name].shape != leaf.shape:
+            found = there[name].shape if name in there else "nothing"
+            raise InputError(
+                run, f"{name} is {found}", f"shape {leaf.shape}", "use the same --model options"
+            )
+        return there[name]
+
+    variables = jax.tree_util.tree_map_with_path(choose, dict(fresh))
+    pretrained = jax.tree_util.tree_map_with_path(
+        lambda path, _: not _is_head(path), variables["params"]
+    )
+    return variables, pretrained
+
+
+def _leaves(tree: Any) -> list[tuple[tuple[Any, ...], Any]]:
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+def _is_head(path: tuple[Any, ...]) -> bool:
+    return any(str(getattr(part, "key", "")).startswith("head_") for part in path)
 
 
 class Log:

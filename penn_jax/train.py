@@ -1,13 +1,7 @@
-"""``penn train``: a supervised run, from a prepared store to a checkpointed network.
-
-The composition of the parts; each is in its own folder. The loop reads top to bottom.
-"""
+"""``penn train``: a supervised run, from a prepared store to a checkpointed network."""
 
 from __future__ import annotations
 
-import hashlib
-import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,39 +12,22 @@ import numpy as np
 
 from penn_jax import run as run_directory
 from penn_jax.config import Config
-from penn_jax.data.loader import stream
 from penn_jax.data.store import Store
+from penn_jax.loop import fit
 from penn_jax.model.augment import augment
 from penn_jax.model.loss import LossSums, coarser_labels, loss_sums, loss_value
 from penn_jax.model.network import Network, halo, initialise, total_stride
-from penn_jax.optim.checkpoint import Checkpoints
-from penn_jax.optim.parallel import compile_step
-from penn_jax.optim.sgd import build_optimiser
-from penn_jax.optim.step import (
-    Objective,
-    Reduce,
-    TrainState,
-    build_step,
-    create_state,
-    prediction_variables,
-)
+from penn_jax.optim.step import Objective, Reduce
 from penn_jax.predict.dense import Forward, Tiling, predict_frames
-from penn_jax.progress import bar
 from penn_jax.report import metrics as scores
 from penn_jax.types import InputError
-
-_IN_FLIGHT = 2
-"""Steps handed to the devices before the loop waits for the oldest: keeps them busy, no more."""
-
-
-class DivergedError(Exception):
-    """Too many steps in a row had a gradient that is not finite."""
 
 
 def train(
     config: Config,
     data: Path,
     out: Path,
+    init: Path | None = None,
     resume: bool = False,
     fold: int = 0,
     progress: bool = True,
@@ -61,136 +38,46 @@ def train(
         config: of the run.
         data: folder of the prepared store.
         out: run directory.
+        init: a run of ``penn pretrain`` (or ``train``) whose weights, all but the head, start this.
         resume: go on from the latest checkpoint of ``out``.
         fold: number of the split in the store's manifest.
         progress: show a progress line where stderr is a terminal.
 
     Returns:
-        The last validation: ``dice`` and what else ``metrics.jsonl`` shows of it.
+        ``step``, ``seconds``, ``paused``, and of the last validation ``dice`` (mean over cases)
+        and the six pooled metrics.
 
     Raises:
-        InputError: config and data do not fit, or ``out`` holds something else.
+        InputError: config, data or ``init`` do not fit, or ``out`` holds something else.
         DivergedError: too many gradients in a row were not finite.
     """
-    # ---- data ----------------------------------------------------------------------------------
     store = Store(data)
-    card = model_card(store, config)
-    training, validation = split_cases(store, fold)
     check_fit(config, store)
-    run_directory.create(out, config, card, resume)
-
-    # ---- network, optimiser, step --------------------------------------------------------------
-    classes, channels = len(card["labels"]), network_channels(card, config)
-    optimiser = build_optimiser(config.optim)
+    training, validation = split_cases(store, fold)
+    card = model_card(store)
+    classes = len(card["labels"])
     key = jax.random.key(config.train.seed)
-    compiled = compile_step(
-        lambda axis: build_step(
-            segmentation_objective(Network(config.model, classes, axis), config, key),
-            optimiser,
-            config.optim.average,
-            axis,
-        ),
-        config.train.parallel,
+    network = Network(config.model, classes)
+    variables = initialise(network, key, network_channels(card, config), card["dimensions"])
+    pretrained = None
+    if init is not None:
+        variables, pretrained = run_directory.load_all_but_heads(init, variables)
+    run_directory.create(out, config, card, resume)
+    return fit(
+        config,
+        out,
+        store,
+        training,
+        lambda axis: segmentation_objective(Network(config.model, classes, axis), config, key),
+        variables,
+        (lambda model: validate(store, validation, config, card, model)) if validation else None,
+        pretrained,
+        resume,
+        progress,
     )
-    variables = initialise(Network(config.model, classes), key, channels, card["dimensions"])
-    state = create_state(variables["params"], variables.get("batch_stats", {}), optimiser)
-
-    # ---- where a resumed run left off ----------------------------------------------------------
-    checkpoints = Checkpoints(out / "checkpoints")
-    step, seconds = 0, 0.0
-    if resume and (latest := checkpoints.latest()) is not None:
-        account = checkpoints.restore_account(latest)
-        state = checkpoints.restore_state(latest, state)
-        step, seconds = latest, account["seconds"]
-    state = compiled.spread(state)
-    log = run_directory.Log(out, step)
-    batches = stream(
-        store, training, config.patches, config.train.batch_size, config.train.seed, step
-    )
-    places = hashlib.sha256()
-    pending: deque[Mapping[str, jax.Array]] = deque()
-    last: dict[str, Any] = {}
-    paused = 0.0
-    waited = 0.0
-
-    # ---- the loop ------------------------------------------------------------------------------
-    begun = time.perf_counter() - seconds
-    with bar(f"training {config.name}", progress) as shown:
-        while (used := budget_used(config, step, seconds)) < 1.0:
-            asked = time.perf_counter()
-            batch = dict(next(batches))
-            waited += time.perf_counter() - asked
-            places.update(batch.pop("place").tobytes())
-            state, metrics = compiled.step(state, compiled.place(batch), np.float32(used))
-            step += 1
-            pending.append(metrics)
-            if len(pending) > _IN_FLIGHT:
-                jax.block_until_ready(pending.popleft())
-            seconds = time.perf_counter() - begun - paused
-            done = budget_used(config, step, seconds) >= 1.0
-
-            if step % config.train.log_every == 0 or done:
-                point = {key: float(value) for key, value in compiled.gather(metrics).items()}
-                if point["skipped_in_a_row"] >= config.optim.most_skipped:
-                    raise DivergedError(
-                        f"{out}: {int(point['skipped_in_a_row'])} steps in a row up to step {step} "
-                        f"had a gradient that is not finite; lower --optim.learning-rate"
-                    )
-                seconds = time.perf_counter() - begun - paused
-                rate = step * config.train.batch_size / seconds
-                log.write(
-                    {
-                        "step": step,
-                        "seconds": round(seconds, 3),
-                        "patches": step * config.train.batch_size,
-                        "waiting": round(waited / seconds, 5),
-                        "places": places.hexdigest()[:16],
-                        **point,
-                    }
-                )
-                shown.update(used, f"{rate:.0f} patches/s  loss {point['loss']:.3f}")
-
-            # -- validation and checkpoints: not counted as training time
-            stopped = time.perf_counter()
-            every = config.train.validate_every
-            validated = bool(validation) and (done or (every > 0 and step % every == 0))
-            if validated:
-                host = compiled.gather(state)
-                predicting = prediction_variables(host, config.optim.average)
-                last = validate(store, validation, config, card, predicting)
-                log.write({"step": step, "seconds": round(seconds, 3), **last})
-                shown.update(used, f"validation Dice {last['dice']:.4f}")
-            if done or validated or step % config.train.checkpoint_every == 0:
-                host = compiled.gather(state)
-                checkpoints.save(
-                    step,
-                    prediction_variables(host, config.optim.average),
-                    host,
-                    {"seconds": seconds, "paused": paused, "places": places.hexdigest()},
-                    last.get("dice") if validated else None,
-                )
-            paused += time.perf_counter() - stopped
-
-    batches.close()  # type: ignore[attr-defined]
-    log.close()
-    checkpoints.close()
-    return {"step": step, "seconds": seconds, "paused": paused, **last}
 
 
-# ---- pieces ------------------------------------------------------------------------------------
-
-
-def budget_used(config: Config, step: int, seconds: float) -> float:
-    """Share of the budget used: of the steps, of the seconds, or of whichever is further."""
-    shares = [0.0]
-    if config.train.max_steps:
-        shares.append(step / config.train.max_steps)
-    if config.train.max_seconds:
-        shares.append(seconds / config.train.max_seconds)
-    return min(max(shares), 1.0)
-
-
-def model_card(store: Store, config: Config) -> dict[str, Any]:
+def model_card(store: Store) -> dict[str, Any]:
     """What prediction must know of the data: it goes into ``environment.json``."""
     manifest = store.manifest
     return {
@@ -248,7 +135,9 @@ def check_fit(config: Config, store: Store) -> None:
     if dimensions == 3 and config.patches.neighbours:
         raise InputError("--patches.neighbours", "set for a 3-D store", "0", "leave it out")
     if not config.train.max_steps and not config.train.max_seconds:
-        raise InputError("--train.max-steps", "0 without --train.max-seconds", "a budget", "set one")
+        raise InputError(
+            "--train.max-steps", "0 without --train.max-seconds", "a budget", "set one"
+        )
     if config.train.batch_size % jax.device_count():
         raise InputError(
             "--train.batch-size",

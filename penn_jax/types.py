@@ -48,3 +48,11 @@ class InputError(Exception):
     def __init__(self, source: object, wrong: str, expected: str, remedy: str):
         self.source, self.wrong, self.expected, self.remedy = source, wrong, expected, remedy
         super().__init__(f"{source}: {wrong}, expected {expected}; {remedy}")
+
+    def __reduce__(self) -> tuple[type[InputError], tuple[object, str, str, str]]:
+        # Exceptions are pickled by their message alone; worker processes raise this one too.
+        return InputError, (self.source, self.wrong, self.expected, self.remedy)
+
+
+class DivergedError(Exception):
+    """Too many steps in a row had a gradient that is not finite."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-
-from penn_jax.types import IGNORE_LABEL
 
 SPACING_FACTOR, SIZE_FACTOR, INTENSITY_FACTOR = 1.25, 1.5, 5.0
 """A case this many times above or below the median of all cases is called an outlier."""
@@ -121,21 +119,12 @@ def _geometry_findings(cases: dict[str, dict]) -> Iterable[str]:
         for plane, names in sorted(slicing.items(), key=lambda item: len(item[1]))[:-1]:
             yield f"sliced in the {plane} plane unlike most: {_names(names)}"
 
-    yield from _outliers(
-        {n: sorted(c["native_spacing"]) for n, c in cases.items()},
-        SPACING_FACTOR,
-        lambda v: f"spacing {' × '.join(f'{s:.3g}' for s in v)} mm",
-    )
-    yield from _outliers(
-        {n: c["frames_shape"][1:-1] for n, c in cases.items()},
-        SIZE_FACTOR,
-        lambda v: f"frames of {' × '.join(f'{s:g}' for s in v)} voxels",
-    )
-    yield from _outliers(
-        {n: c["frames_shape"][:1] for n, c in cases.items()},
-        SIZE_FACTOR,
-        lambda v: f"{v[0]:g} slices",
-    )
+    spacings = {n: sorted(c["native_spacing"]) for n, c in cases.items()}
+    yield from _outliers(spacings, SPACING_FACTOR, "spacing {} mm")
+    sizes = {n: c["frames_shape"][1:-1] for n, c in cases.items()}
+    yield from _outliers(sizes, SIZE_FACTOR, "frames of {} voxels")
+    slices = {n: c["frames_shape"][:1] for n, c in cases.items()}
+    yield from _outliers(slices, SIZE_FACTOR, "{} slices")
 
 
 def _intensity_findings(cases: dict[str, dict], channels: list[str]) -> Iterable[str]:
@@ -144,17 +133,15 @@ def _intensity_findings(cases: dict[str, dict], channels: list[str]) -> Iterable
             n: [c["intensity"]["percentile_99"][k] - c["intensity"]["minimum"][k]]
             for n, c in cases.items()
         }
-        yield from _outliers(
-            spans, INTENSITY_FACTOR, lambda v, c=channel: f"{c} spans {v[0]:.4g} units"
-        )
+        yield from _outliers(spans, INTENSITY_FACTOR, channel + " spans {} units")
 
 
 def _label_findings(manifest: dict[str, Any]) -> Iterable[str]:
     labelled = {n: c["voxels"] for n, c in manifest["cases"].items() if c["labelled"]}
     names = {str(number): name for name, number in manifest["labels"].items() if number != 0}
-    moved = {v: n for v, n in manifest["label_values"].items() if n and n != IGNORE_LABEL}
-    if any(str(number) != value for value, number in moved.items()):
-        pairs = ", ".join(f"{value} is class {number}" for value, number in moved.items())
+    values = manifest["label_values"]
+    if values != list(range(len(values))):
+        pairs = ", ".join(f"{value} is class {number}" for number, value in enumerate(values))
         yield f"values in the label files are renumbered: {pairs}"
     empty = [n for n, voxels in labelled.items() if not any(voxels[k] for k in names)]
     if empty:
@@ -171,18 +158,20 @@ def _label_findings(manifest: dict[str, Any]) -> Iterable[str]:
             yield f"{label} is rare: {count / total:.1g} of the voxels"
 
 
-def _outliers(
-    values: dict[str, list[float]], factor: float, describe: Callable[[list[float]], str]
-) -> Iterable[str]:
-    """Cases that differ from the median by more than the factor, told by kind."""
+def _outliers(values: dict[str, list], factor: float, text: str) -> Iterable[str]:
+    """Cases that differ from the median by more than the factor, one line for each value."""
     median = np.maximum(np.median(list(values.values()), axis=0), 1e-12)
     odd: dict[str, list[str]] = defaultdict(list)
     for name, found in values.items():
         ratio = np.maximum(np.asarray(found, float), 1e-12) / median
         if max(ratio.max(), 1 / ratio.min()) > factor:
-            odd[describe(found)].append(name)
-    for kind, names in odd.items():
-        yield f"{kind}, where the median is {describe(median.tolist())}: {_names(names)}"
+            odd[_times(found)].append(name)
+    for found, names in odd.items():
+        yield f"{text.replace('{}', found)}, where the median is {_times(median)}: {_names(names)}"
+
+
+def _times(values: Iterable[Any]) -> str:
+    return " × ".join(f"{value:.4g}" for value in values)
 
 
 def _names(names: Iterable[str]) -> str:
@@ -219,7 +208,7 @@ def summary(manifest: dict[str, Any]) -> Group:
     facts.add_row("orientation", ", ".join(sorted({case["orientation"] for case in cases})))
     facts.add_row("spacing in the files", f"{_range(spacing, '.3g')} mm")
     target = manifest["spacing"]
-    prepared = "native" if target is None else f"{' × '.join(f'{s:.3g}' for s in target)} mm"
+    prepared = "native" if target is None else f"{_times(target)} mm"
     facts.add_row("spacing of the frames", prepared)
     facts.add_row(
         "slices a case" if manifest["dimensions"] == 2 else "frames a case",

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float, Float32, Real, Shaped
 from scipy.ndimage import gaussian_filter1d
 
 SPACING_TOLERANCE = 0.01
@@ -42,8 +43,8 @@ class FrameGrid:
 
 def plan_frames(
     shape: Sequence[int],
-    affine: np.ndarray,
-    orientation: np.ndarray,
+    affine: Float[np.ndarray, "4 4"],
+    orientation: Real[np.ndarray, "3 2"],
     dimensions: int,
     spacing: Sequence[float] | None,
 ) -> FrameGrid:
@@ -92,7 +93,9 @@ def plan_frames(
     )
 
 
-def to_frames(array: np.ndarray, grid: FrameGrid, order: int) -> np.ndarray:
+def to_frames(
+    array: Shaped[np.ndarray, "X Y Z *C"], grid: FrameGrid, order: int
+) -> Shaped[np.ndarray, "F *shape"]:
     """Orient, slice and resample an array of the file's grid.
 
     Args:
@@ -117,7 +120,9 @@ def to_frames(array: np.ndarray, grid: FrameGrid, order: int) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def from_frames(array: np.ndarray, grid: FrameGrid, order: int) -> np.ndarray:
+def from_frames(
+    array: Shaped[np.ndarray, "F *shape"], grid: FrameGrid, order: int
+) -> Shaped[np.ndarray, "X Y Z *C"]:
     """Bring frames back to the exact grid of the file: the inverse of ``to_frames``.
 
     Args:
@@ -167,7 +172,7 @@ def _resample(array: np.ndarray, axis: int, size: int, order: int) -> np.ndarray
     return below + weight * (array.take(high, axis) - below)
 
 
-def normalise(frames: np.ndarray) -> np.ndarray:
+def normalise(frames: Real[np.ndarray, "F *spatial C"]) -> Float32[np.ndarray, "F *spatial C"]:
     """Scale the intensities of an image so that neither scanner units nor outliers matter.
 
     For each channel, with lo and hi its 0.5 and 99.5 percentiles::

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Shaped, UInt8
@@ -37,6 +37,7 @@ class PatchDraw(NamedTuple):
         return np.concatenate([[self.frame], self.centre, self.matrix.ravel()])
 
 
+@runtime_checkable
 class FrameReader(Protocol):
     """Random access to the frames of a case; ``box`` is a slice for each axis, frames first."""
 
@@ -167,7 +168,7 @@ def _resample(
 ) -> Shaped[np.ndarray, "*size"]:
     """Sample ``array`` at ``origin + matrix @ o`` for every voxel o of ``size``."""
     if np.array_equal(matrix, np.eye(len(size))) and np.array_equal(origin, np.round(origin)):
-        return _window(array, origin.astype(int), size, edge=order == 1)
+        return _window(array, origin.astype(int).tolist(), size, edge=order == 1)
     mode, outside = ("nearest", 0.0) if order == 1 else ("constant", IGNORE_LABEL)
     return ndimage.affine_transform(
         array, matrix, origin, tuple(size), order=order, mode=mode, cval=outside, prefilter=False
@@ -242,9 +243,7 @@ def patch_grid(
         last = max(length - width, 0)
         axis = (*range(0, last, step), last)
         # Neighbours meet in the middle of what they share.
-        middles = (
-            (right + left + width) // 2 for left, right in zip(axis, axis[1:], strict=False)
-        )
+        middles = ((right + left + width) // 2 for left, right in zip(axis, axis[1:], strict=False))
         starts.append(axis)
         bounds.append((0, *middles, length))
     return PatchGrid(tuple(shape), tuple(size), tuple(starts), tuple(bounds))

@@ -29,12 +29,14 @@ from penn_jax.types import InputError
 # Sacrum, lumbar and thoracic levels from S4 up to T1, in mm: height of the body, height of the
 # disc above it, half depth (front to back), half width.
 LEVELS = np.array(
-    [(18, 2, 7, 12), (20, 2, 9, 18), (24, 3, 12, 24), (28, 10, 15, 28)]
-    + [(27, 11, 17, 25), (27, 11, 17.5, 24), (27, 10.5, 17, 23), (27, 10, 17, 22)]
-    + [(26, 8.5, 16.5, 21), (25, 7, 16, 20), (24, 6, 15.5, 19), (23, 5.5, 15, 17.5)]
-    + [(22, 5, 15, 16.5), (21.5, 5, 14.5, 16), (21, 5, 14, 15.5), (20.5, 5, 13.5, 15)]
-    + [(20, 4.5, 13, 15), (19.5, 4.5, 12, 15), (19, 4.5, 11, 15), (18, 4.5, 10, 15)]
-    + [(17, 4.5, 9, 15)]
+    [
+        *((18, 2, 7, 12), (20, 2, 9, 18), (24, 3, 12, 24), (28, 10, 15, 28)),
+        *((27, 11, 17, 25), (27, 11, 17.5, 24), (27, 10.5, 17, 23), (27, 10, 17, 22)),
+        *((26, 8.5, 16.5, 21), (25, 7, 16, 20), (24, 6, 15.5, 19), (23, 5.5, 15, 17.5)),
+        *((22, 5, 15, 16.5), (21.5, 5, 14.5, 16), (21, 5, 14, 15.5), (20.5, 5, 13.5, 15)),
+        *((20, 4.5, 13, 15), (19.5, 4.5, 12, 15), (19, 4.5, 11, 15), (18, 4.5, 10, 15)),
+        (17, 4.5, 9, 15),
+    ]
 )
 SACRAL = 4
 """Number of levels below L5."""
@@ -42,12 +44,14 @@ SACRAL = 4
 # Forward lean in degrees of the centre line, going up, at these mm above the foot of L5:
 # sacral kyphosis, lumbar lordosis, thoracic kyphosis.
 LEAN = np.array(
-    [(-110, -10), (-65, 35), (-25, 46), (0, 38), (45, 18), (95, 2), (150, -12), (205, -16)]
-    + [(260, -10), (330, 4), (420, 20), (500, 28)]
+    [
+        *((-110, -10), (-65, 35), (-25, 46), (0, 38), (45, 18), (95, 2), (150, -12)),
+        *((205, -16), (260, -10), (330, 4), (420, 20), (500, 28)),
+    ]
 )
 
 # Ways to store a sagittal scan: the direction in which each array axis runs.
-ORIENTATIONS = ("IPR", "IPL", "PIR", "AIL", "ASR", "SAL", "RAS", "LPS", "RSA", "LIP")
+ORIENTATIONS = ("IPR", "IPL", "PIR", "AIL", "ASR", "SAL", "RAS", "LPS", "RSA", "LIP", "ILA", "PRS")
 AXIS_OF = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
 
@@ -199,7 +203,7 @@ def rounded_box(a: np.ndarray, b: np.ndarray, radius: float) -> np.ndarray:
 
 def smooth_field(
     rng: np.random.Generator, axes: Sequence[np.ndarray], scale: Sequence[float] | float
-) -> Float32[np.ndarray, "..."]:
+) -> Float32[np.ndarray, "*grid"]:
     """Gaussian random field of variance one: white noise on knots, blurred along each axis.
 
     Args:
@@ -219,8 +223,8 @@ def smooth_field(
 
 
 def rician(
-    rng: np.random.Generator, signal: Float32[np.ndarray, "..."], sigma: float
-) -> Float32[np.ndarray, "..."]:
+    rng: np.random.Generator, signal: Float32[np.ndarray, "*grid"], sigma: float
+) -> Float32[np.ndarray, "*grid"]:
     """Magnitude of a complex signal with noise: |signal + σ(n₁ + i n₂)|; in air Rayleigh.
 
     Reference: Gudbjartsson and Patz, The Rician distribution of noisy MRI data, 1995.
@@ -234,11 +238,11 @@ def _level(spine: Spine, along: np.ndarray) -> np.ndarray:
     return np.searchsorted((spine.centre[1:] + spine.centre[:-1]) / 2, along)
 
 
-def _canal(spine: Spine, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _canal(spine: Spine, at: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
     """``behind`` of the middle of the spinal canal, and half its depth, both in mm."""
-    half = np.interp(at, [-70, -45, 0, 180, 300], [0.5, 5, 7.5, 8, 7.0]).astype(np.float32)
-    wall = np.interp(at, spine.centre, spine.size[:, 2]).astype(np.float32) + 1.8
-    return wall + half, half
+    half = np.interp(at, [-70, -45, 0, 180, 300], [0.5, 5, 7.5, 8, 7.0])
+    middle = np.interp(at, spine.centre, spine.size[:, 2]) + 1.8 + half
+    return np.asarray(middle, np.float32), np.asarray(half, np.float32)
 
 
 def paint_soft_tissue(rng: np.random.Generator, image: np.ndarray, c: Chart, spine: Spine) -> None:
@@ -409,7 +413,8 @@ def _distance(c: Chart, blobs: Sequence[Blob], shift: float = 0) -> np.ndarray:
         k = np.sqrt(along**2 + behind**2 + beside**2)
         in_plane = (along / blob.radius_along) ** 2 + (behind / blob.radius_behind) ** 2
         g = np.sqrt(in_plane + (beside / blob.radius_beside) ** 2)
-        np.minimum(nearest, k * (k - 1) / np.maximum(g, 1e-6), out=nearest)
+        ratio = (k + 1e-6) / (g + 1e-6 / min(blob[3:]))  # in the middle, 0/0: the smallest radius
+        np.minimum(nearest, ratio * (k - 1), out=nearest)
     return nearest
 
 
@@ -432,9 +437,9 @@ def draw_tumour(rng: np.random.Generator, spine: Spine, c: Chart) -> Tumour:
     brightness = rng.uniform(1.0, 1.35)
     if site == "canal":
         above_sacrum = visible[visible >= SACRAL]
-        at = spine.centre[rng.choice(above_sacrum if above_sacrum.size else visible)]
-        at += rng.uniform(-18, 18)
-        middle, half = _canal(spine, at)
+        level = rng.choice(above_sacrum if above_sacrum.size else visible)
+        at = float(spine.centre[level] + rng.uniform(-18, 18))
+        middle, half = map(float, _canal(spine, at))
         place = (at, middle + half * rng.uniform(-0.2, 0.2), rng.uniform(-3, 3))
         radii = (rng.uniform(9, 20), half * rng.uniform(0.7, 1.0), rng.uniform(7, 11))
         blobs = [Blob(*place, *radii)]
@@ -445,18 +450,18 @@ def draw_tumour(rng: np.random.Generator, spine: Spine, c: Chart) -> Tumour:
     level = rng.choice(visible)
     height, _, depth, width = spine.size[level]
     radius = max(8, height * rng.uniform(0.34, 0.5))
+    middle = np.array([spine.centre[level], 0, 0])
     place = rng.uniform(-1, 1, 3) * (0.25 * height, 0.45 * depth, 0.45 * width)
     blobs = []
     if site == "extending":  # out of the body to the back, to a side or to the front
         way = np.array([(0, 1, 0), (0, 0, 1), (0, 0, -1), (0, -1, 0)])[rng.integers(4)]
         place = 0.4 * place + 0.5 * way * (0, depth, width)
-        away = place + 1.2 * radius * way + (spine.centre[level], 0, 0)
+        away = middle + place + 1.2 * radius * way
         blobs.append(Blob(*away, *(radius * rng.uniform(0.7, 1.0, 3))))
-    place += (spine.centre[level], 0, 0)
-    blobs.insert(0, Blob(*place, *(radius * rng.uniform(0.85, 1.15, 3))))
+    blobs.insert(0, Blob(*(middle + place), *(radius * rng.uniform(0.85, 1.15, 3))))
     look = rng.choice(["round", "lobulated", "ring"])
     if look == "lobulated":
-        blobs += _lobes(rng, blobs[0], rng.integers(3, 6))
+        blobs += _lobes(rng, blobs[0], int(rng.integers(3, 6)))
     rim = rng.uniform(2.8, 4.5) if look == "ring" else np.inf
     return Tumour(tuple(blobs), rim, False, brightness)
 
@@ -524,19 +529,22 @@ def make_phantom(
         InputError: of ``shape`` and ``spacing`` only one is given.
     """
     if (shape is None) != (spacing is None):
-        raise InputError("make_phantom", "only one of shape and spacing", "both or neither", "add")
+        raise InputError(
+            "make_phantom", "only one of shape and spacing", "both or neither", "give the other"
+        )
     rng = np.random.default_rng((seed, index))
     if shape is None or spacing is None:
         orientation = rng.choice(ORIENTATIONS)
         pixel, across = rng.uniform(1.2, 1.6), rng.uniform(3.5, 5.0)
-        frame_spacing = np.array([across, pixel, pixel])
-        frame_shape = np.array([rng.integers(16, 21), *rng.integers(150, 171, 2)])
+        frame_spacing = [across, pixel, pixel]
+        frame_shape = rng.integers((16, 150, 150), (21, 171, 171)).tolist()
     else:
         orientation = rng.choice([o for o in ORIENTATIONS if _fits(o, spacing)])
-        frame = np.argsort([AXIS_OF[letter] for letter in orientation])
-        frame_spacing, frame_shape = np.array(spacing)[frame], np.array(shape)[frame]
+        stored = np.argsort([AXIS_OF[letter] for letter in orientation])
+        frame_spacing = [spacing[axis] for axis in stored]
+        frame_shape = [shape[axis] for axis in stored]
 
-    spine = draw_spine(rng, frame_shape * frame_spacing)
+    spine = draw_spine(rng, np.multiply(frame_shape, frame_spacing).tolist())
     c = chart(spine, frame_shape, frame_spacing)
     signal, tumour, _ = render(rng, spine, c)
     image = rician(rng, signal * coil(rng, c), rng.uniform(0.015, 0.045))

@@ -7,49 +7,34 @@ which the target spacing and the classes follow; the second prepares and writes.
 
 from __future__ import annotations
 
-import copyreg
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from penn_jax.config import PrepareConfig, config_hash, to_json, write_json
 from penn_jax.data.findings import findings, seeded_split, summary
+from penn_jax.data.grid import normalise, to_frames
+from penn_jax.data.pool import processes, run
 from penn_jax.data.raw import RawCase, RawDataset, find_cases
 from penn_jax.data.store import FORMAT, StoreWriter
 from penn_jax.data.volume import (
     check_same_grid,
     frame_grid,
-    normalise,
     read_geometry,
     read_image,
     read_labels,
-    to_frames,
 )
 from penn_jax.types import IGNORE_LABEL, InputError
 
 __all__ = ["prepare", "summary"]
-
-Job = TypeVar("Job")
-Result = TypeVar("Result")
-
-# An exception crosses processes as its arguments, which for this one are not its message.
-copyreg.pickle(
-    InputError,
-    lambda error: (InputError, (error.source, error.wrong, error.expected, error.remedy)),
-)
 
 
 @dataclass(frozen=True)
@@ -75,6 +60,8 @@ class _Plan:
     """Class of each value in the label files."""
     names: dict[str, int]
     """Class of each label name."""
+    values: tuple[int, ...]
+    """What each class is called in the label files; merged classes keep their own number."""
 
 
 def prepare(
@@ -112,30 +99,31 @@ def prepare(
     if finished and finished["config_hash"] != config_hash(config):
         raise _occupied(out, "a store prepared with other options")
     dataset = find_cases(raw)
-    with _processes(workers, len(dataset.cases)) as pool:
-        survey = partial(_survey, root=raw, dimensions=config.dimensions, scan=not dataset.labels)
-        surveys = _map(pool, survey, dataset.cases, "checking", progress)
-        data_hash = _data_hash(raw, surveys)
-        if finished and finished["data_hash"] != data_hash:
-            raise _occupied(out, "a store prepared from other scans")
-        if finished:
-            if progress:
-                Console(stderr=True).print(f"{out}: already prepared, nothing to do")
-            return out
-        temporary = out.with_name(f".{out.name}.partial")
-        try:
+    temporary = out.with_name(f".{out.name}.partial")
+    try:
+        with processes(workers, len(dataset.cases)) as pool:
+            survey = partial(
+                _survey, root=raw, dimensions=config.dimensions, scan=not dataset.labels
+            )
+            surveys = run(pool, survey, dataset.cases, "checking", progress)
+            data_hash = _data_hash(raw, surveys)
+            if finished and finished["data_hash"] != data_hash:
+                raise _occupied(out, "a store prepared from other scans")
+            if finished:
+                if progress:
+                    Console(stderr=True).print(f"{out}: already prepared, nothing to do")
+                return out
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             plan = _plan(dataset, surveys, config, temporary)
-            records = _map(
-                pool, partial(_prepare_case, plan=plan), dataset.cases, "preparing", progress
-            )
-            manifest = _manifest(dataset, surveys, records, plan, config, data_hash)
-            write_json(temporary / "manifest.json", manifest)
-            temporary.replace(out)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
+            write = partial(_prepare_case, plan=plan)
+            records = run(pool, write, dataset.cases, "preparing", progress)
+        manifest = _manifest(dataset, surveys, records, plan, config, data_hash)
+        write_json(temporary / "manifest.json", manifest)
+        temporary.replace(out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     return out
 
 
@@ -149,46 +137,18 @@ def _finished_manifest(out: Path) -> dict[str, Any] | None:
         return None
     try:
         manifest = json.loads((out / "manifest.json").read_bytes())
-        return {key: manifest[key] for key in ("config_hash", "data_hash")}
+        finished = {key: manifest[key] for key in ("format", "config_hash", "data_hash")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _occupied(out, "a folder that is not a prepared store") from error
+    if finished["format"] != FORMAT:
+        raise _occupied(out, f"a store of format {finished['format']}")
+    return finished
 
 
 def _occupied(out: Path, wrong: str) -> InputError:
     return InputError(
         out, f"is {wrong}", "a new folder", "choose another folder or delete this one"
     )
-
-
-@contextmanager
-def _processes(workers: int | None, jobs: int) -> Iterator[Executor | None]:
-    """A pool of fresh processes (a fork would copy the threads' locks), None for one worker."""
-    if workers is None:
-        affinity = getattr(os, "sched_getaffinity", None)
-        workers = len(affinity(0)) if affinity else os.cpu_count() or 1
-    workers = min(workers, jobs)
-    if workers <= 1:
-        yield None
-        return
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _map(
-    pool: Executor | None,
-    function: Callable[[Job], Result],
-    jobs: Sequence[Job],
-    title: str,
-    progress: bool,
-) -> list[Result]:
-    results = pool.map(function, jobs) if pool else map(function, jobs)
-    console = Console(stderr=True)
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
-        return list(bar.track(results, total=len(jobs)))
 
 
 def _survey(case: RawCase, *, root: Path, dimensions: int, scan: bool) -> _Survey:
@@ -232,20 +192,18 @@ def _plan(
         median = np.median(training or [survey.spacing for survey in surveys], axis=0)
         spacing = tuple(round(s, 6) for s in median.tolist())
 
-    values = dataset.labels or {"background": 0} | {
-        f"label {value}": value
-        for value in sorted(frozenset().union(*(survey.values for survey in surveys)))
-        if value != 0
-    }
+    found = frozenset().union(*(survey.values for survey in surveys)) - {0}
+    unnamed = {"background": 0} | {f"label {value}": value for value in sorted(found)}
+    labels = dataset.labels or unnamed
     # A network's classes have no gaps, whatever the values in the files.
-    names = {name: number for number, name in enumerate(values)}
-    classes = {value: names[name] for name, value in values.items()}
+    names, values = {name: number for number, name in enumerate(labels)}, tuple(labels.values())
+    classes = {value: number for number, value in enumerate(values)}
     if config.merge_labels:
-        names = {"background": 0, "foreground": 1}
+        names, values = {"background": 0, "foreground": 1}, (0, 1)
         classes = {value: min(number, 1) for value, number in classes.items()}
     if dataset.ignore is not None:
         classes[dataset.ignore] = IGNORE_LABEL
-    return _Plan(folder, config.dimensions, spacing, classes, names)
+    return _Plan(folder, config.dimensions, spacing, classes, names, values)
 
 
 def _prepare_case(case: RawCase, *, plan: _Plan) -> dict[str, Any]:
@@ -329,7 +287,7 @@ def _manifest(
         "spacing": None if plan.spacing is None else list(plan.spacing),
         "channels": list(dataset.channels),
         "labels": plan.names,
-        "label_values": {str(value): number for value, number in sorted(plan.classes.items())},
+        "label_values": list(plan.values),
         "splits": splits,
         "data_hash": data_hash,
         "cases": cases,

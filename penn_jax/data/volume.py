@@ -7,36 +7,24 @@ is checked before anything of that size is allocated, and its gzip checksum afte
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import nibabel as nib
 import numpy as np
+from jaxtyping import Float, Float64, Real, UInt8
 from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.nifti1 import data_type_codes
 from nibabel.spatialimages import HeaderDataError, ImageDataError
 
-from penn_jax.data.grid import FrameGrid, from_frames, normalise, plan_frames, to_frames
+from penn_jax.data.grid import FrameGrid, plan_frames
 from penn_jax.types import InputError
-
-__all__ = [
-    "FrameGrid",
-    "Volume",
-    "check_same_grid",
-    "frame_grid",
-    "from_frames",
-    "normalise",
-    "read_geometry",
-    "read_image",
-    "read_labels",
-    "to_frames",
-    "write_mask",
-]
 
 LARGEST_BYTES = 2 * 1024**3
 """Voxel data of one file above this is refused: a corrupt header asks for terabytes."""
@@ -56,7 +44,10 @@ _GEOMETRY = (
 _NIFTI2_STARTS = (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")
 """540, the size of a NIfTI-2 header, in either byte order."""
 
-_UNREADABLE = (OSError, EOFError, ValueError, zlib.error, HeaderDataError, ImageDataError)
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, OverflowError, zlib.error),
+    *(HeaderDataError, ImageDataError),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +56,8 @@ class Volume:
 
     array: np.ndarray
     """Image: float32 (X, Y, Z, C). Labels: uint8 (X, Y, Z)."""
-    affine: np.ndarray
-    """(4, 4) float64, from voxel to mm."""
+    affine: Float64[np.ndarray, "4 4"]
+    """(4, 4), from voxel to mm."""
     _header: nib.Nifti1Header = field(repr=False)
 
     @property
@@ -117,26 +108,15 @@ def read_image(paths: Sequence[Path]) -> Volume:
 
 
 def _read_channel(path: Path) -> Volume:
-    image = _load(path)
-    try:
+    with _opened(path) as stream:
+        image = _load(path, stream)
         array = np.asarray(image.get_fdata(caching="unchanged", dtype=np.float32))
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
-    broken = array.size - np.count_nonzero(np.isfinite(array))
-    if broken:
-        raise InputError(
-            path,
-            f"{broken} voxels are NaN, infinite or beyond float32",
-            "finite intensities",
-            "repair the file or leave the case out",
-        )
+    if broken := array.size - np.count_nonzero(np.isfinite(array)):
+        wrong = f"{broken} voxels are NaN, infinite or beyond float32"
+        raise InputError(path, wrong, "finite intensities", "repair it or leave the case out")
     if array.min() == array.max():
-        raise InputError(
-            path,
-            f"every voxel is {array.flat[0]:g}",
-            "an image with contrast",
-            "check the export of this scan or leave the case out",
-        )
+        wrong = f"every voxel is {array.flat[0]:g}"
+        raise InputError(path, wrong, "an image with contrast", "check how it was exported")
     return _volume(array, image.header)
 
 
@@ -152,26 +132,16 @@ def read_labels(path: Path) -> Volume:
     Raises:
         InputError: the file cannot be read, or a value is not a whole number of 0 to 255.
     """
-    image = _load(path)
-    try:
+    with _opened(path) as stream:
+        image = _load(path, stream)
         array = np.asarray(image.dataobj)
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
-    if not np.array_equal(array, np.trunc(array)):
-        wrong = array[array != np.trunc(array)].flat[0]
-        raise InputError(
-            path,
-            f"label {wrong:g} is not a whole number",
-            "whole numbers of 0 to 255",
-            "export it again without interpolation",
-        )
+    expected = "whole numbers of 0 to 255"
+    if (fractions := array[array != np.trunc(array)]).size:
+        wrong = f"label {fractions[0]:g} is not a whole number"
+        raise InputError(path, wrong, expected, "export it again without interpolation")
     if array.min() < 0 or array.max() > 255:
-        raise InputError(
-            path,
-            f"labels run from {array.min():g} to {array.max():g}",
-            "whole numbers of 0 to 255",
-            "renumber the labels",
-        )
+        wrong = f"labels run from {array.min():g} to {array.max():g}"
+        raise InputError(path, wrong, expected, "renumber the labels")
     return _volume(array.astype(np.uint8), image.header)
 
 
@@ -187,15 +157,12 @@ def read_geometry(path: Path) -> Volume:
     Raises:
         InputError: the header is not that of a usable scalar image.
     """
-    try:
-        with _open(path) as stream, LoggingOutputSuppressor():
-            header = _read_header(path, stream)
-    except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
+    with _opened(path) as stream:
+        header = _read_header(path, stream)
     return _volume(np.broadcast_to(np.uint8(0), header.get_data_shape()), header)
 
 
-def write_mask(path: Path, mask: np.ndarray, like: Volume) -> None:
+def write_mask(path: Path, mask: UInt8[np.ndarray, "X Y Z"], like: Volume) -> None:
     """Write a mask that overlays its scan in any viewer, whole or not at all.
 
     Args:
@@ -204,17 +171,52 @@ def write_mask(path: Path, mask: np.ndarray, like: Volume) -> None:
         like: the scan; its shape, affine, qform, sform, codes, zooms and units are kept. Nothing
             else is, as descriptions and extensions of a scan may name the patient.
     """
-    source = like._header
-    header = type(source)()
+    _write(path, mask.reshape(like._header.get_data_shape()), like)
+
+
+def write_probabilities(
+    path: Path, probabilities: Float[np.ndarray, "X Y Z K"], like: Volume
+) -> None:
+    """Write the probability of each class as one image of four axes, geometry as ``write_mask``.
+
+    Args:
+        path: ends in ``.nii.gz``.
+        probabilities: (X, Y, Z, K) on the grid of ``like``, written as float32.
+        like: the scan.
+    """
+    _write(path, probabilities.astype(np.float32, copy=False), like)
+
+
+def _write(path: Path, array: np.ndarray, like: Volume) -> None:
+    header = type(like._header)()
     for name in _GEOMETRY:
-        header[name] = source[name]
-    header.set_data_dtype(np.uint8)
-    mask = mask.astype(np.uint8, copy=False).reshape(source.get_data_shape())
-    image = _image_kind(source)(mask, None, header)
+        header[name] = like._header[name]
+    header.set_data_dtype(array.dtype)
+    _write_whole(path, _image_kind(header)(array, None, header))
+
+
+def write_image(
+    path: Path, array: Real[np.ndarray, "X Y Z"], affine: Float[np.ndarray, "4 4"]
+) -> None:
+    """Write an image of our own making, whole or not at all.
+
+    Args:
+        path: ends in ``.nii.gz``.
+        array: (X, Y, Z), of the type it is to have in the file.
+        affine: (4, 4), voxel to mm.
+    """
+    image = nib.Nifti1Image(array, affine)
+    image.set_sform(affine, code="scanner")
+    image.set_qform(affine, code="scanner")
+    image.header.set_xyzt_units("mm")
+    _write_whole(path, image)
+
+
+def _write_whole(path: Path, image: nib.Nifti1Image) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        # No name and no time in the gzip header: the same mask is the same bytes.
-        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
+        # No name and no time in the gzip header: the same image is the same bytes.
+        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -253,66 +255,65 @@ def _affine(header: nib.Nifti1Header) -> np.ndarray:
     return np.asarray(header.get_best_affine(), np.float64)
 
 
-def _open(path: Path) -> IO[bytes]:
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
+    """The decompressed bytes of a file; whatever fails while they are read names the file."""
     if not path.name.endswith(ENDINGS):
         raise InputError(path, "not a NIfTI name", ".nii.gz or .nii", "convert it to NIfTI")
     if not path.is_file():
         raise InputError(path, "no such file", "a NIfTI file", "check the path")
-    return (gzip.open if path.name.endswith(".gz") else open)(path, "rb")  # type: ignore[return-value]
-
-
-def _load(path: Path) -> nib.Nifti1Image:
     try:
-        with _open(path) as stream, LoggingOutputSuppressor():
-            header = _read_header(path, stream)
-            end = header.get_data_offset() + _data_bytes(header)
-            stream.seek(0)
-            content = stream.read(end)
-            stream.read(1)  # at the end of its stream gzip compares the checksum
-            if len(content) < end:
-                raise EOFError(f"{end - len(content)} bytes are missing")
-            return _image_kind(header).from_bytes(content)
+        with (
+            gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream,
+            # What nibabel mends in a header, or NumPy warns of, is checked here or harmless.
+            LoggingOutputSuppressor(),
+            np.errstate(all="ignore"),
+        ):
+            yield stream
     except _UNREADABLE as error:
-        raise _unreadable(path, error) from error
+        wrong = f"cannot be read ({' '.join(str(error).split()) or type(error).__name__})"
+        raise InputError(path, wrong, "a whole NIfTI file", "copy or export it again") from error
 
 
-def _read_header(path: Path, stream: IO[bytes]) -> nib.Nifti1Header:
+def _load(path: Path, stream: io.BufferedIOBase) -> nib.Nifti1Image:
+    header = _read_header(path, stream)
+    end = _end_of_data(header)
+    stream.seek(0)
+    content = stream.read(end)
+    stream.read(1)  # at the end of its stream gzip compares the checksum
+    if len(content) < end:
+        raise EOFError(f"{end - len(content)} bytes are missing")
+    return _image_kind(header).from_bytes(content)
+
+
+def _read_header(path: Path, stream: io.BufferedIOBase) -> nib.Nifti1Header:
     """Check a header before nibabel quietly mends it, and before anything trusts its sizes."""
     start = stream.read(nib.Nifti2Header.sizeof_hdr)
     kind = nib.Nifti2Header if start[:4] in _NIFTI2_STARTS else nib.Nifti1Header
+    if len(start) < kind.sizeof_hdr:
+        raise EOFError("shorter than a NIfTI header")
     header = kind(start[: kind.sizeof_hdr], check=False)
     if int(header["sizeof_hdr"]) != kind.sizeof_hdr:
-        raise InputError(path, "the content is not NIfTI", "a NIfTI file", "export it again")
-    shape = tuple(int(n) for n in header["dim"][1 : 1 + max(0, min(7, int(header["dim"][0])))])
+        raise InputError(path, "its content is not NIfTI", "a NIfTI file", "export it again")
+    shape = _shape(header)
     if len(shape) < 3 or min(shape) < 1 or any(n != 1 for n in shape[3:]):
-        raise InputError(
-            path,
-            f"its shape is {shape}",
-            "one volume of three axes",
-            "split a series into files of one volume each",
-        )
+        remedy = "split a series into files of one volume each"
+        raise InputError(path, f"its shape is {shape}", "one volume of three axes", remedy)
     code = int(header["datatype"])
-    if code not in data_type_codes or header.get_data_dtype().kind not in "iuf":
-        label = data_type_codes.label.get(code, f"of code {code}")
-        raise InputError(path, f"voxels are {label}", "one real number a voxel", "convert it")
-    if _data_bytes(header) > LARGEST_BYTES:
-        raise InputError(
-            path,
-            f"its header claims {_data_bytes(header) / 1024**3:.1f} GiB of voxels",
-            f"at most {LARGEST_BYTES / 1024**3:g} GiB",
-            "check the header or crop the volume",
-        )
-    zooms = [float(z) for z in header["pixdim"][1:4]]
-    if not all(0 < z < np.inf for z in zooms):
-        raise InputError(
-            path,
-            f"its voxels measure {' × '.join(f'{z:g}' for z in zooms)}",
-            "positive voxel sizes",
-            "correct pixdim in the header",
-        )
+    if code not in data_type_codes.dtype or _voxel_type(header).kind not in "iuf":
+        label = data_type_codes.label.get(code, f"of unknown type {code}")
+        remedy = "convert it to a scalar type"
+        raise InputError(path, f"its voxels are {label}", "one real number a voxel", remedy)
+    if (end := _end_of_data(header)) > LARGEST_BYTES:
+        wrong = f"its header claims {end / 1024**3:.1f} GiB"
+        expected = f"at most {LARGEST_BYTES / 1024**3:g} GiB"
+        raise InputError(path, wrong, expected, "check the header or crop the volume")
+    zooms = header["pixdim"][1:4].tolist()
+    if not all(0 < zoom < math.inf for zoom in zooms):
+        wrong = f"its voxels measure {' × '.join(f'{zoom:g}' for zoom in zooms)}"
+        raise InputError(path, wrong, "positive voxel sizes", "correct pixdim in the header")
     header = kind(start[: kind.sizeof_hdr], check=True)
-    if header.get_xyzt_units()[0] in ("meter", "micron"):
-        unit = header.get_xyzt_units()[0]
+    if unit := {1: "metre", 3: "micrometre"}.get(int(header["xyzt_units"]) % 8):
         raise InputError(path, f"its unit of length is {unit}", "mm", "convert the header to mm")
     _check_affine(path, _affine(header))
     return header
@@ -334,35 +335,18 @@ def _check_affine(path: Path, affine: np.ndarray) -> None:
         raise InputError(path, wrong, expected, "resample it to an unsheared grid")
 
 
-def _data_bytes(header: nib.Nifti1Header) -> int:
-    shape = [int(n) for n in header["dim"][1 : 1 + int(header["dim"][0])]]
-    return math.prod(shape) * header.get_data_dtype().itemsize
+def _shape(header: nib.Nifti1Header) -> tuple[int, ...]:
+    axes = min(7, max(0, int(header["dim"][0])))
+    return tuple(header["dim"][1 : 1 + axes].tolist())
+
+
+def _voxel_type(header: nib.Nifti1Header) -> np.dtype:
+    return np.dtype(data_type_codes.dtype[int(header["datatype"])])  # type: ignore[arg-type]
+
+
+def _end_of_data(header: nib.Nifti1Header) -> int:
+    return int(header["vox_offset"]) + math.prod(_shape(header)) * _voxel_type(header).itemsize
 
 
 def _image_kind(header: nib.Nifti1Header) -> type[nib.Nifti1Image]:
     return nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-
-
-def _unreadable(path: Path, error: object) -> InputError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return InputError(path, f"cannot be read ({reason})", "a whole NIfTI file", "copy it again")
-
-
-def write_image(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
-    """Write an array that comes from no scan, in its own type, whole or not at all.
-
-    Args:
-        path: ends in ``.nii.gz``.
-        array: (X, Y, Z), of a type that NIfTI knows.
-        affine: (4, 4), from voxel to mm.
-    """
-    image = nib.Nifti1Image(array, affine)
-    image.set_qform(affine, code="scanner")
-    image.set_sform(affine, code="scanner")
-    image.header.set_xyzt_units("mm")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

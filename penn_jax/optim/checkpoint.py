@@ -54,7 +54,7 @@ class Checkpoints:
             args=ocp.args.Composite(
                 model=ocp.args.StandardSave(model),
                 state=ocp.args.StandardSave(state),
-                account=ocp.args.JsonSave(account),
+                account=ocp.args.JsonSave({"run": account, "shapes": _shapes(state)}),
             ),
             metrics={SCORE: _NO_SCORE if score is None else score},
         )
@@ -67,16 +67,33 @@ class Checkpoints:
         """The step with the highest score, or the newest where none was scored."""
         return self._manager.best_step() or self.latest()
 
-    def restore_model(self, step: int, like: Any) -> Any:
-        """The variables that predict, shaped like ``like`` (arrays or ``jax.eval_shape``)."""
-        return self._restore(step, "model", ocp.args.StandardRestore(_abstract(like)))
+    def restore_model(self, step: int) -> dict[str, Any]:
+        """The variables that predict, as a tree of dictionaries of arrays."""
+        return self._restore(step, "model", ocp.args.StandardRestore())
 
     def restore_state(self, step: int, like: Any) -> Any:
-        """The training state, shaped like ``like``."""
+        """The training state, shaped like ``like``.
+
+        Raises:
+            InputError: the step is damaged, or of another network: the first array that differs
+                is named with both shapes.
+        """
+        stored, wanted = self._account(step)["shapes"], _shapes(like)
+        for name in sorted(stored.keys() | wanted.keys()):
+            if stored.get(name) != wanted.get(name):
+                raise InputError(
+                    self._folder / str(step),
+                    f"{name} is {_said(stored.get(name))}",
+                    _said(wanted.get(name)),
+                    "use the config that wrote it, or another run directory",
+                )
         return self._restore(step, "state", ocp.args.StandardRestore(_abstract(like)))
 
     def restore_account(self, step: int) -> dict[str, Any]:
         """The run's account at that step."""
+        return self._account(step)["run"]
+
+    def _account(self, step: int) -> dict[str, Any]:
         return self._restore(step, "account", ocp.args.JsonRestore())
 
     def _restore(self, step: int, item: str, args: Any) -> Any:
@@ -95,6 +112,17 @@ class Checkpoints:
         """Wait for writes under way and end the manager's threads."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _shapes(tree: Any) -> dict[str, list[int]]:
+    return {
+        jax.tree_util.keystr(path): list(jax.numpy.shape(leaf))
+        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+    }
+
+
+def _said(shape: list[int] | None) -> str:
+    return "missing" if shape is None else f"of shape {tuple(shape)}"
 
 
 def _abstract(tree: Any) -> Any:

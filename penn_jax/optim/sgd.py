@@ -101,7 +101,7 @@ def _centralise(gradients: PyTree, parameters: PyTree | None = None) -> PyTree:
     """
     del parameters
 
-    def centralise(gradient: Array) -> Array:
+    def centralise(gradient):
         if gradient.size == gradient.shape[-1]:
             return gradient
         return gradient - gradient.mean(axis=tuple(range(gradient.ndim - 1)), keepdims=True)

@@ -102,7 +102,7 @@ def build_step(
         metrics = {
             **metrics,
             "loss": loss,
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": optax.tree.norm(gradient),
             "skipped_in_a_row": in_a_row,
             "skipped": total,
         }

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Shaped
 
 from penn_jax.data.patches import PatchGrid, extract, patch_grid, place
 
-Forward = Callable[[Float32[np.ndarray, "B *tile C"]], Shaped[np.ndarray, "B *tile more"]]
+Forward = Callable[[Float32[np.ndarray, "B *tile C"]], Shaped[np.ndarray, "B ..."]]
 """From a batch of tiles to something for each voxel: labels (B, *tile) or scores (B, *tile, K)."""
 
 
@@ -40,7 +40,7 @@ class Tiling:
 
 def predict_frames(
     forward: Forward, frames: Float32[np.ndarray, "F *spatial C"], tiling: Tiling
-) -> Shaped[np.ndarray, "F *spatial more"]:
+) -> Shaped[np.ndarray, "F ..."]:
     """Evaluate the network once for every voxel of every frame.
 
     Args:
@@ -61,7 +61,9 @@ def predict_frames(
         batch = jobs[first : first + tiling.batch_size]
         # The last batch is filled up with its last tile: another shape would compile again.
         full = batch + [batch[-1]] * (tiling.batch_size - len(batch))
-        tiles = np.stack([_tile(padded, frame, grid, tile, tiling.neighbours) for frame, tile in full])
+        tiles = np.stack(
+            [_tile(padded, frame, grid, tile, tiling.neighbours) for frame, tile in full]
+        )
         values = np.asarray(forward(tiles))
         if result is None:
             more = values.shape[1 + len(spatial) :]

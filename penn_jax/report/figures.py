@@ -89,8 +89,8 @@ def learning_curves(path: Path, metrics_jsonl: Path) -> None:
 
     Args:
         path: PNG file to write.
-        metrics_jsonl: one JSON object a line with ``step`` and either or both of ``loss`` and
-            ``validation_dice``; other keys are passed over.
+        metrics_jsonl: one JSON object a line with ``step`` and either ``loss``, or ``dice`` of
+            the validation; other keys are passed over.
 
     Raises:
         InputError: no such file, or nothing in it to draw.
@@ -107,7 +107,7 @@ def learning_curves(path: Path, metrics_jsonl: Path) -> None:
     _dress(right)
     right.set_ylabel("validation Dice", color=_DICE)
     right.set_ylim(0, 1)
-    right.plot(*_series(points, "validation_dice"), color=_DICE, lw=1.2, marker="o", ms=3)
+    right.plot(*_series(points, "dice"), color=_DICE, lw=1.2, marker="o", ms=3)
     _save(figure, path)
 
 
@@ -153,7 +153,7 @@ def _read_points(metrics_jsonl: Path) -> list[dict[str, float]]:
                 raise InputError(
                     metrics_jsonl, f"line {number} is damaged", "JSON", "remove the line"
                 ) from None
-    if not any("step" in point and {"loss", "validation_dice"} & point.keys() for point in points):
+    if not any("step" in point and {"loss", "dice"} & point.keys() for point in points):
         raise InputError(
             metrics_jsonl, "nothing to draw", "lines with step and loss", "train a little longer"
         )

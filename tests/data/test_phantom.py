@@ -126,7 +126,10 @@ def test_the_volume_of_a_blob_is_that_of_an_ellipsoid():
         slab=1.5,
     )
     radii = rng.uniform(8, 20, 3)
-    share = phantom.cover(phantom._distance(chart, [phantom.Blob(0, 0, 0, *radii)]), chart.edge)
+    distance = phantom._distance(chart, [phantom.Blob(0, 0, 0, *radii)])
+    # The surface is nearest to the middle along the shortest axis.
+    np.testing.assert_allclose(distance[20, 20, 20], -radii.min(), rtol=1e-5)
+    share = phantom.cover(distance, chart.edge)
     np.testing.assert_allclose(share.sum() * 1.5**3, 4 / 3 * np.pi * radii.prod(), rtol=0.02)
 
 

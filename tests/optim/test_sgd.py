@@ -333,15 +333,15 @@ def test_sgd_with_every_extra_off_is_pytorchs(nesterov):
     got, losses = fit(config)
     assert losses[-1] < 0.7 * losses[0], "a run that learns nothing compares nothing"
     expected = fit_torch(torch.optim.SGD, config, momentum=0.9, nesterov=nesterov)
-    close(got, expected, rtol=1e-5, atol=2e-6)
+    close(got, expected, rtol=0, atol=2e-6)
 
 
 def test_adamw_is_pytorchs():
-    """Optax forms 1 - β^n in float32, PyTorch in float64: 1e-5 of a step in the first steps."""
+    """Optax forms 1 - β^n in float32, PyTorch in float64: 2e-5 of each of the first steps."""
     config = dataclasses.replace(PLAIN, name="adamw", learning_rate=0.02, weight_decay=0.1)
     got, losses = fit(config)
     assert losses[-1] < 0.7 * losses[0]
-    close(got, fit_torch(torch.optim.AdamW, config), rtol=1e-5, atol=5e-6)
+    close(got, fit_torch(torch.optim.AdamW, config), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
@@ -365,9 +365,12 @@ def test_clip_and_schedule_are_pytorchs(name):
 # Steps that are skipped.
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jitted"])
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("value", "compiled"),
+    [(np.nan, True), (np.inf, True), (-np.inf, True), (np.nan, False)],
+    ids=["nan", "inf", "-inf", "nan eager"],
+)
 def test_a_gradient_that_is_not_finite_changes_nothing(name, value, compiled):
     """Two good steps, then a bad one: parameters and momentum keep every bit."""
     config = OptimConfig(name=name, learning_rate=0.01)

@@ -36,6 +36,7 @@ def balls(inner, outer, spacing):
     return distance <= inner, distance <= outer
 
 
+@pytest.mark.filterwarnings("ignore:monai.metrics.utils get_mask_edges:FutureWarning")
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_both_distances_agree_with_monai(dimensions):
     @given(blobs(dimensions))

@@ -1,0 +1,300 @@
+"""The command ``penn``: arguments in, one call of the part that does the work, one line on errors.
+
+The parts are imported when they are needed, so that ``penn --help`` and the worker processes of
+``penn prepare`` never wait for jax.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import re
+import runpy
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from penn_jax.config import Config, PrepareConfig, to_json
+from penn_jax.types import DivergedError, InputError
+
+EXIT_INPUT = 2
+"""What the user gave cannot be used; also what argparse exits with."""
+EXIT_DIVERGED = 3
+EXIT_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a wrong command line in one line, as every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_INPUT, f"penn: error: {self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options, rest = _parser().parse_known_args(arguments)
+    if rest and not options.takes_config:
+        _parser().error(f"unknown option {rest[0]}")
+    options.overrides = rest
+    try:
+        options.command(options)
+    except InputError as error:
+        return _fail(str(error), EXIT_INPUT)
+    except DivergedError as error:
+        return _fail(str(error), EXIT_DIVERGED)
+    except OSError as error:
+        where = error.filename or "a file"
+        return _fail(
+            f"{where}: {error.strerror or error}, expected to read or write it; "
+            f"check the path, its permissions and the space left",
+            EXIT_INPUT,
+        )
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"penn: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+# ---- the commands ------------------------------------------------------------------------------
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from penn_jax.demo import demo
+
+    _start_jax()
+    demo(options.out, progress=not options.quiet)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from penn_jax.data.findings import summary
+    from penn_jax.data.prepare import prepare
+    from penn_jax.data.store import Store
+
+    config = PrepareConfig(
+        dimensions=options.dimensions,
+        spacing=_spacing(options.spacing),
+        merge_labels=options.merge_labels,
+        seed=options.seed,
+    )
+    store = prepare(options.raw, options.out, config, options.workers, not options.quiet)
+    Console().print(summary(Store(store).manifest))
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    from penn_jax.pretrain import pretrain
+
+    _start_jax()
+    config = _config(options)
+    pretrain(config, options.data, options.out, options.resume, options.fold, not options.quiet)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from penn_jax.train import train
+
+    _start_jax()
+    result = train(
+        _config(options),
+        options.data,
+        options.out,
+        options.init,
+        options.resume,
+        options.fold,
+        not options.quiet,
+    )
+    dice = f", validation Dice {result['dice']:.4f}" if "dice" in result else ""
+    print(
+        f"{options.out}: {result['step']} steps in {result['seconds']:.0f} s of training "
+        f"and {result['paused']:.0f} s of validation and checkpoints{dice}"
+    )
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from penn_jax.segment import predict
+
+    _start_jax()
+    written = predict(
+        options.model,
+        options.inputs,
+        options.out,
+        options.probabilities,
+        options.mirror,
+        not options.quiet,
+    )
+    print(f"{options.out}: {len(written)} masks")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from penn_jax.evaluate import evaluate
+    from penn_jax.report.tables import label_table, six_metric_table
+
+    result = evaluate(
+        options.predictions,
+        options.references,
+        options.merge_labels,
+        options.cases,
+        options.json,
+        not options.quiet,
+    )
+    console = Console()
+    console.print(six_metric_table(result))
+    if len(result["labels"]) > 1:
+        console.print(label_table(result))
+
+
+# ---- options -----------------------------------------------------------------------------------
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="penn", description="Patch-based MRI segmentation in JAX.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str, example: str, takes_config: bool = False) -> Any:
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"example: {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(command=run, takes_config=takes_config)
+        sub.add_argument("--quiet", action="store_true", help="no progress line")
+        return sub
+
+    sub = command("demo", _demo, "the whole path on synthetic spines", "penn demo --out demo")
+    sub.add_argument("--out", type=Path, default=Path("demo"), help="new folder (default: demo)")
+
+    sub = command(
+        "prepare", _prepare, "a folder of scans to a prepared store", "penn prepare raw prepared"
+    )
+    sub.add_argument("raw", type=Path, help="nnU-Net raw, BIDS, or images/ + labels/")
+    sub.add_argument("out", type=Path, help="folder of the store")
+    sub.add_argument("--merge-labels", action="store_true", help="one foreground class")
+    sub.add_argument("--dimensions", type=int, choices=(2, 3), default=2)
+    sub.add_argument("--spacing", nargs="+", default=["median"], help="median, native, or mm")
+    sub.add_argument("--seed", type=int, default=0, help="of the split, where none is given")
+    sub.add_argument("--workers", type=int, default=None, help="processes (default: all CPUs)")
+
+    for name, run, text in (
+        ("pretrain", _pretrain, "self-supervised run on a prepared store"),
+        ("train", _train, "supervised run on a prepared store"),
+    ):
+        example = f"penn {name} configs/spine_t1.py --data prepared --out runs/{name}"
+        sub = command(name, run, text, example, takes_config=True)
+        sub.epilog += "\nany value of the config: --optim.learning-rate 0.02 (penn_jax/config.py)"
+        sub.add_argument("config", type=Path, help="a file of configs/, or a config.json")
+        sub.add_argument("--data", type=Path, required=True, help="prepared store")
+        sub.add_argument("--out", type=Path, required=True, help="run directory")
+        sub.add_argument("--resume", action="store_true", help="go on from the latest checkpoint")
+        sub.add_argument("--fold", type=int, default=0, help="number of the split (default: 0)")
+        sub.add_argument("--max-steps", type=int, help="budget in steps")
+        sub.add_argument("--max-seconds", type=float, help="budget in seconds of training")
+        sub.add_argument("--checkpoint-every", type=int, help="steps between checkpoints")
+        if name == "train":
+            sub.add_argument("--init", type=Path, help="run whose weights start this one")
+
+    sub = command(
+        "predict", _predict, "scans to masks", "penn predict runs/train scans/ --out masks"
+    )
+    sub.add_argument("model", type=Path, help="a run directory")
+    sub.add_argument("inputs", type=Path, nargs="+", help="scans, or folders of scans")
+    sub.add_argument("--out", type=Path, required=True, help="folder of the masks")
+    sub.add_argument("--probabilities", action="store_true", help="write them too")
+    sub.add_argument(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        help="average over mirrorings (default: as the run's config says)",
+    )
+
+    sub = command(
+        "evaluate", _evaluate, "six metrics and surface distances", "penn evaluate masks labelsTr"
+    )
+    sub.add_argument("predictions", type=Path, help="folder of predicted masks")
+    sub.add_argument("references", type=Path, help="folder of reference masks")
+    sub.add_argument("--out", dest="json", type=Path, help="JSON file of the result")
+    sub.add_argument("--merge-labels", action="store_true", help="one foreground class")
+    sub.add_argument("--cases", nargs="+", help="only these cases")
+    return parser
+
+
+def _spacing(words: Sequence[str]) -> Any:
+    if words[0] in ("median", "native") and len(words) == 1:
+        return words[0]
+    try:
+        values = tuple(float(word) for word in words)
+    except ValueError:
+        values = ()
+    if len(values) < 2 or min(values) <= 0:
+        raise InputError("--spacing", " ".join(words), "median, native or mm > 0", "correct it")
+    return values
+
+
+def _config(options: argparse.Namespace) -> Config:
+    """The config of the file, with the command line's changes."""
+    from penn_jax.run import parse_config
+
+    config = _read_config_file(options.config)
+    train: dict[str, Any] = {}
+    if options.max_seconds is not None:
+        train |= {"max_seconds": options.max_seconds, "max_steps": 0}
+    if options.max_steps is not None:
+        train |= {"max_steps": options.max_steps}
+    if options.checkpoint_every is not None:
+        train |= {"checkpoint_every": options.checkpoint_every}
+    config = replace(config, train=replace(config.train, **train))
+    return parse_config(to_json(_overridden(config, options.overrides)), "command line")
+
+
+def _read_config_file(path: Path) -> Config:
+    from penn_jax.run import parse_config, read_json
+
+    if path.suffix == ".json":
+        return parse_config(read_json(path), path)
+    expected, remedy = "a Python file that sets config = Config(…)", "see configs/"
+    if not path.is_file():
+        raise InputError(path, "does not exist", expected, remedy)
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except Exception as error:  # whatever the user's file raises is the user's to mend
+        raise InputError(path, f"{type(error).__name__}: {error}", expected, remedy) from error
+    if not isinstance(config, Config):
+        raise InputError(path, "sets no config", expected, remedy)
+    return parse_config(to_json(config), path)
+
+
+def _overridden(config: Config, overrides: Sequence[str]) -> Config:
+    if not overrides:
+        return config
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(Config, default=config, args=overrides, prog="penn")
+    except SystemExit as stop:
+        # tyro draws a box; its first lines, up to a rule, are what is wrong.
+        lines = [line.strip("│ ") for line in said.getvalue().splitlines()[1:]]
+        wrong = " ".join(lines[: next((i for i, x in enumerate(lines) if set(x) <= {"─"}), 2)])
+        wrong = re.sub(r"\s+", " ", wrong)
+        names = ", ".join(f"--{field.name}.…" for field in fields(Config) if field.name != "name")
+        raise InputError("command line", wrong, names, "see penn_jax/config.py") from stop
+
+
+def _start_jax() -> None:
+    from penn_jax.run import enable_compile_cache
+
+    enable_compile_cache()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""``penn demo``: the whole path on synthetic spines, with nothing to download."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from penn_jax.config import (
+    Config,
+    ModelConfig,
+    OptimConfig,
+    PatchConfig,
+    PrepareConfig,
+    TrainConfig,
+)
+from penn_jax.data.grid import to_frames
+from penn_jax.data.phantom import write_dataset
+from penn_jax.data.prepare import prepare
+from penn_jax.data.volume import frame_grid, read_image, read_labels
+from penn_jax.evaluate import evaluate
+from penn_jax.pretrain import pretrain
+from penn_jax.report.figures import learning_curves, overlay
+from penn_jax.report.tables import six_metric_table
+from penn_jax.segment import predict
+from penn_jax.train import train
+from penn_jax.types import InputError
+
+CASES, TEST_CASES, SEED = 24, 8, 0
+
+CONFIG = Config(
+    name="demo",
+    patches=PatchConfig(size=(96, 96), neighbours=1, foreground_fraction=0.6),
+    model=ModelConfig(stem=2, channels=(24, 48, 96, 128)),
+    optim=OptimConfig(average=0.98),
+    # Whichever comes first: the steps, or the seconds on a slow machine.
+    train=TrainConfig(batch_size=16, max_steps=400, max_seconds=110.0, checkpoint_every=0),
+)
+PRETRAINING = replace(
+    CONFIG, name="demo-pretrain", train=replace(CONFIG.train, max_steps=60, max_seconds=20.0)
+)
+
+
+def demo(out: Path, progress: bool = True) -> dict[str, float]:
+    """Make phantoms, prepare, pre-train briefly, train, predict, evaluate, draw.
+
+    Args:
+        out: new folder for all of it.
+        progress: show progress lines where stderr is a terminal.
+
+    Returns:
+        The mean over the test cases of each of the six metrics.
+
+    Raises:
+        InputError: ``out`` is there already.
+    """
+    if out.exists():
+        raise InputError(out, "exists", "a new folder", "choose another with --out, or delete it")
+    out.mkdir(parents=True)
+    raw, store, masks = out / "raw", out / "prepared", out / "masks"
+    console = Console()
+
+    console.print(f"synthetic spines: {CASES} to train and validate, {TEST_CASES} to test")
+    write_dataset(raw, CASES, SEED, TEST_CASES)
+    prepare(raw, store, PrepareConfig(), progress=progress)
+    console.print("pre-training: restore masked patches")
+    pretrain(PRETRAINING, store, out / "pretrain", progress=progress)
+    console.print("training")
+    result = train(CONFIG, store, out / "train", init=out / "pretrain", progress=progress)
+    console.print(f"{result['step']} steps in {result['seconds']:.0f} s; predicting the test cases")
+    predict(out / "train", [raw / "imagesTs"], masks, progress=progress)
+    evaluation = evaluate(masks, raw / "labelsTs", out=out / "metrics.json")
+
+    draw(raw, masks, evaluation["cases"], out / "overlay.png")
+    learning_curves(out / "curves.png", out / "train" / "metrics.jsonl")
+    console.print(six_metric_table(evaluation, "Test cases (synthetic)"))
+    console.print(f"masks, metrics.json, overlay.png and curves.png are in {out}")
+    return {name: mean["value"] for name, mean in evaluation["mean"].items()}
+
+
+def draw(raw: Path, masks: Path, cases: dict[str, dict], path: Path, most: int = 4) -> None:
+    """Draw the slice with the most foreground of the best, the worst and cases between."""
+    ranked = sorted(
+        (case for case in cases if cases[case]["dice"] is not None),
+        key=lambda case: cases[case]["dice"],
+    )
+    chosen = [ranked[i] for i in np.unique(np.linspace(0, len(ranked) - 1, most).astype(int))]
+    slices = []
+    for case in reversed(chosen):
+        scan = read_image([raw / "imagesTs" / f"{case}_0000.nii.gz"])
+        grid = frame_grid(scan, 2, None)
+        image, reference, prediction = (
+            to_frames(array, grid, order=0)
+            for array in (
+                scan.array[..., 0],
+                read_labels(raw / "labelsTs" / f"{case}.nii.gz").array,
+                read_labels(masks / f"{case}.nii.gz").array,
+            )
+        )
+        shown = int(np.argmax((reference > 0).sum(axis=(1, 2))))
+        title = f"{case}  Dice {cases[case]['dice']:.3f}"
+        # Transposed and flipped: head up, front to the left, as radiologists read it.
+        upright = [np.flipud(array[shown].T) for array in (image, reference, prediction)]
+        slices.append((title, *upright))
+    overlay(path, slices)

@@ -1,0 +1,163 @@
+"""The training loop, for any objective: budget, log, validation, checkpoints, resume."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from penn_jax import run as run_directory
+from penn_jax.config import Config
+from penn_jax.data.loader import stream
+from penn_jax.data.store import Store
+from penn_jax.optim.checkpoint import Checkpoints
+from penn_jax.optim.parallel import compile_step
+from penn_jax.optim.sgd import build_optimiser
+from penn_jax.optim.step import Objective, build_step, create_state, prediction_variables
+from penn_jax.progress import bar
+from penn_jax.types import DivergedError
+
+_IN_FLIGHT = 2
+"""Steps handed to the devices before the loop waits for the oldest: keeps them busy, no more."""
+
+SCORE = "dice"
+"""The validation value that ranks checkpoints."""
+
+Validate = Callable[[Mapping[str, Any]], Mapping[str, float]]
+"""From the variables that predict to named scores; the one called ``dice`` ranks checkpoints."""
+
+
+def fit(
+    config: Config,
+    out: Path,
+    store: Store,
+    cases: Sequence[str],
+    build_objective: Callable[[str | None], Objective],
+    variables: Mapping[str, Any],
+    validate: Validate | None = None,
+    pretrained: Any = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Minimise an objective over patches of the given cases until the budget is used.
+
+    Args:
+        config: of the run.
+        out: the run directory, already made.
+        store: prepared cases.
+        cases: those to draw patches from.
+        build_objective: given the name of the ``pmap`` axis, or None under ``jit``.
+        variables: the network's, before the first step.
+        validate: scores the averaged weights; its time is not training time.
+        pretrained: for each parameter whether it came from another run; None where none did.
+        resume: go on from the latest checkpoint of ``out``, if there is one.
+        progress: show a progress line where stderr is a terminal.
+
+    Returns:
+        ``step``, ``seconds`` (training), ``paused`` (validation and checkpoints) and the last
+        scores.
+
+    Raises:
+        DivergedError: too many gradients in a row were not finite.
+        InputError: the checkpoint to resume from is damaged or of another network.
+    """
+    course = config.train
+    optimiser = build_optimiser(config.optim, pretrained)
+    compiled = compile_step(
+        lambda axis: build_step(build_objective(axis), optimiser, config.optim.average, axis),
+        course.parallel,
+    )
+    state = create_state(variables["params"], variables.get("batch_stats", {}), optimiser)
+
+    # ---- where a resumed run left off ----------------------------------------------------------
+    checkpoints = Checkpoints(out / "checkpoints")
+    step, seconds = 0, 0.0
+    if resume and (latest := checkpoints.latest()) is not None:
+        state = checkpoints.restore_state(latest, state)
+        step, seconds = latest, checkpoints.restore_account(latest)["seconds"]
+    state = compiled.spread(state)
+    log = run_directory.Log(out, step)
+    batches = stream(store, cases, config.patches, course.batch_size, course.seed, step)
+
+    # ---- the loop ------------------------------------------------------------------------------
+    pending: deque[Mapping[str, jax.Array]] = deque()
+    last: dict[str, float] = {}
+    paused = waited = 0.0
+    begun, first_step = time.perf_counter() - seconds, step
+    with bar(f"{out.name}", progress) as shown:
+        while (used := budget_used(config, step, seconds)) < 1.0:
+            asked = time.perf_counter()
+            batch = dict(next(batches))
+            waited += time.perf_counter() - asked
+            places = hashlib.sha256(batch.pop("place").tobytes()).hexdigest()[:16]
+            state, metrics = compiled.step(state, compiled.place(batch), np.float32(used))
+            step += 1
+            pending.append(metrics)
+            if len(pending) > _IN_FLIGHT:
+                jax.block_until_ready(pending.popleft())
+            seconds = time.perf_counter() - begun - paused
+            done = budget_used(config, step, seconds) >= 1.0
+
+            if step % course.log_every == 0 or done:
+                point = {name: float(value) for name, value in compiled.gather(metrics).items()}
+                _check_finite(point, config, out, step)
+                seconds = time.perf_counter() - begun - paused
+                log.write(
+                    {
+                        "step": step,
+                        "seconds": round(seconds, 3),
+                        "patches": step * course.batch_size,
+                        "places": places,
+                        "waiting": waited,
+                        **point,
+                    }
+                )
+                rate = (step - first_step) * course.batch_size / (time.perf_counter() - begun)
+                shown.update(used, f"{rate:.0f} patches/s  loss {point['loss']:.3f}")
+
+            stopped = time.perf_counter()
+            scored = validate is not None and (done or _is_due(step, course.validate_every))
+            if scored or done or _is_due(step, course.checkpoint_every):
+                host = compiled.gather(state)
+                model = prediction_variables(host, config.optim.average)
+                if scored and validate is not None:
+                    last = dict(validate(model))
+                    log.write({"step": step, "seconds": round(seconds, 3), **last})
+                    shown.update(used, f"validation Dice {last[SCORE]:.4f}")
+                score = last.get(SCORE) if scored else None
+                checkpoints.save(step, model, host, {"seconds": seconds}, score)
+            paused += time.perf_counter() - stopped
+
+    batches.close()  # type: ignore[attr-defined]
+    log.close()
+    checkpoints.close()
+    return {"step": step, "seconds": seconds, "paused": paused, **last}
+
+
+def budget_used(config: Config, step: int, seconds: float) -> float:
+    """Share of the budget used: of the steps, of the seconds, or of whichever is further."""
+    shares = [0.0]
+    if config.train.max_steps:
+        shares.append(step / config.train.max_steps)
+    if config.train.max_seconds:
+        shares.append(seconds / config.train.max_seconds)
+    return min(max(shares), 1.0)
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _check_finite(point: Mapping[str, float], config: Config, out: Path, step: int) -> None:
+    in_a_row = int(point["skipped_in_a_row"])
+    if in_a_row >= config.optim.most_skipped:
+        raise DivergedError(
+            f"{out}: {in_a_row} steps in a row up to step {step} had a gradient that is not "
+            f"finite; lower --optim.learning-rate"
+        )

@@ -1,0 +1,96 @@
+"""``penn pretrain``: self-supervision; the network restores blocks that were masked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from penn_jax import run as run_directory
+from penn_jax.config import Config, PretrainConfig
+from penn_jax.data.store import Store
+from penn_jax.loop import fit
+from penn_jax.model.augment import augment
+from penn_jax.model.network import Network, initialise
+from penn_jax.optim.step import Objective, Reduce
+from penn_jax.train import check_fit, model_card, network_channels
+from penn_jax.types import InputError
+
+
+def pretrain(
+    config: Config,
+    data: Path,
+    out: Path,
+    resume: bool = False,
+    fold: int = 0,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train the network to restore masked patches of the ``train`` cases, labelled or not.
+
+    Validation cases are never seen. The run's weights, all but the head, start a supervised run:
+    ``penn train … --init RUN``. Arguments, results and errors are those of ``train``.
+    """
+    store = Store(data)
+    check_fit(config, store)
+    splits = store.manifest["splits"]
+    if not 0 <= fold < len(splits):
+        raise InputError(store.path, f"has {len(splits)} splits", f"split {fold}", "choose another")
+    card = model_card(store)
+    channels = network_channels(card, config)
+    key = jax.random.key(config.train.seed)
+    variables = initialise(Network(config.model, channels), key, channels, card["dimensions"])
+    run_directory.create(out, config, card, resume)
+    return fit(
+        config,
+        out,
+        store,
+        splits[fold]["train"],
+        lambda axis: restoration_objective(Network(config.model, channels, axis), config, key),
+        variables,
+        resume=resume,
+        progress=progress,
+    )
+
+
+def restoration_objective(network: Network, config: Config, key: Key[Array, ""]) -> Objective:
+    """Mean squared error of the restored voxels, over the masked ones of the global batch."""
+
+    def objective(
+        params: Any, batch_stats: Any, batch: Any, reduce: Reduce
+    ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
+        keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
+        image = augment(batch["image"], keys, config.photometry)
+        mask_keys = jax.vmap(lambda sample: jax.random.fold_in(sample, 1))(keys)
+        masked = block_masks(mask_keys, image.shape[1:-1], config.pretrain)[..., None]
+        variables = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
+        restored, updated = network.apply(
+            variables,
+            jnp.where(masked, 0.0, image),  # zero is the mean of a normalised scan
+            train=True,
+            sample_keys=keys,
+            mutable=["batch_stats"],
+        )
+        squares, voxels = reduce(
+            (
+                jnp.sum(jnp.where(masked, restored[0] - image, 0.0) ** 2),
+                jnp.sum(masked) * image.shape[-1],
+            )
+        )
+        loss = squares / jnp.maximum(voxels, 1)
+        return loss, (updated.get("batch_stats", {}), {"restoration_error": loss})
+
+    return objective
+
+
+def block_masks(
+    keys: Key[Array, " B"], spatial: tuple[int, ...], config: PretrainConfig
+) -> Float[Array, "B *spatial"]:
+    """Draw for each sample which blocks of its patch are hidden (True)."""
+    blocks = tuple(-(-size // config.block) for size in spatial)
+    hidden = jax.vmap(lambda key: jax.random.bernoulli(key, config.masked, blocks))(keys)
+    for axis in range(1, hidden.ndim):
+        hidden = jnp.repeat(hidden, config.block, axis=axis)
+    return hidden[(slice(None), *(slice(0, size) for size in spatial))]

@@ -1,0 +1,152 @@
+"""``penn predict``: scans in, masks out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from penn_jax.config import Config
+from penn_jax.data.volume import ENDINGS, write_mask, write_probabilities
+from penn_jax.model.network import Network
+from penn_jax.predict.case import most_likely, predict_case
+from penn_jax.predict.dense import Forward
+from penn_jax.progress import bar
+from penn_jax.run import load_model
+from penn_jax.train import tiling
+from penn_jax.types import InputError
+
+_CHANNEL = re.compile(r"_(\d{4})$")
+
+
+def predict(
+    model: Path,
+    inputs: Sequence[Path],
+    out: Path,
+    probabilities: bool = False,
+    mirror: bool | None = None,
+    progress: bool = True,
+) -> list[Path]:
+    """Write ``<case>.nii.gz`` for every scan: uint8, same shape, affine and geometry.
+
+    Args:
+        model: a run of ``penn train``.
+        inputs: scans, or folders of scans; several channels are told by ``_0000``, ``_0001``, ….
+        out: folder of the masks; made where it is missing.
+        probabilities: also write ``<case>_probabilities.nii.gz``, float32 (X, Y, Z, K).
+        mirror: average over all mirrorings; None does as the run's config says.
+        progress: show a progress line where stderr is a terminal.
+
+    Returns:
+        The masks written.
+
+    Raises:
+        InputError: the model or a scan cannot be used. Masks already written stay; none is half
+            written.
+    """
+    config, card, variables = load_model(model)
+    cases = find_scans(inputs, len(card["channels"]))
+    for name, paths in cases.items():
+        if (out / f"{name}.nii.gz").resolve() in [path.resolve() for path in paths]:
+            raise InputError(
+                out, f"would overwrite the scan {paths[0]}", "another folder", "set --out"
+            )
+    forward = probability_forward(
+        config, len(card["labels"]), variables, config.predict.mirror if mirror is None else mirror
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    with bar("predicting", progress) as shown:
+        for number, (name, paths) in enumerate(cases.items()):
+            shown.update(number / len(cases), name)
+            scan, likely = predict_case(
+                paths, forward, tiling(config), card["dimensions"], card["spacing"]
+            )
+            path = out / f"{name}.nii.gz"
+            write_mask(path, most_likely(likely, card["label_values"]), scan)
+            if probabilities:
+                write_probabilities(out / f"{name}_probabilities.nii.gz", likely, scan)
+            written.append(path)
+    return written
+
+
+def find_scans(inputs: Sequence[Path], channels: int) -> dict[str, list[Path]]:
+    """The files of each case, by its name.
+
+    Args:
+        inputs: files and folders; a folder gives the NIfTI files in it.
+        channels: how many files a case must have.
+
+    Raises:
+        InputError: nothing found, a channel missing, or two cases of one name.
+    """
+    files: list[Path] = []
+    for path in inputs:
+        if path.is_dir():
+            found = sorted(p for p in path.iterdir() if p.name.endswith(ENDINGS) and p.is_file())
+            if not found:
+                raise InputError(path, "no scans", "files .nii.gz or .nii", "give another folder")
+            files += found
+        elif path.is_file() and path.name.endswith(ENDINGS):
+            files.append(path)
+        else:
+            wrong = "is not NIfTI by its name" if path.exists() else "does not exist"
+            raise InputError(path, wrong, "a .nii.gz or .nii file or a folder", "check the path")
+
+    cases: dict[str, dict[int, Path]] = {}
+    for path in files:
+        name = path.name.removesuffix(".gz").removesuffix(".nii")
+        channel = 0
+        if match := _CHANNEL.search(name):
+            name, channel = name[: match.start()], int(match.group(1))
+        parts = cases.setdefault(name, {})
+        if channel in parts:
+            raise InputError(
+                path, f"is the same case as {parts[channel]}", "one scan a name", "rename one"
+            )
+        parts[channel] = path
+    for name, parts in cases.items():
+        if sorted(parts) != list(range(channels)):
+            raise InputError(
+                next(iter(parts.values())),
+                f"case {name!r} has channels {sorted(parts)}",
+                f"{channels} channels, {name}_0000 and on, as the model was trained on",
+                "add or remove files",
+            )
+    return {name: [parts[channel] for channel in range(channels)] for name, parts in cases.items()}
+
+
+def probability_forward(
+    config: Config, classes: int, variables: Mapping[str, Any], mirror: bool
+) -> Forward:
+    """The network as a compiled function from tiles to class probabilities.
+
+    Args:
+        config: of the run.
+        classes: K.
+        variables: of the network.
+        mirror: average the probabilities over the mirrorings along every set of axes.
+    """
+    network = Network(config.model, classes)
+
+    @jax.jit
+    def forward(variables: Any, tiles: jax.Array) -> jax.Array:
+        axes = range(1, tiles.ndim - 1)
+        flips = [
+            tuple(axis for axis, flipped in zip(axes, choice, strict=True) if flipped)
+            for choice in product((False, True), repeat=len(axes))
+        ]
+        total = jnp.zeros((*tiles.shape[:-1], classes), jnp.float32)
+        used = flips if mirror else flips[:1]
+        for flip in used:
+            logits = network.apply(variables, jnp.flip(tiles, flip))[0]
+            total = total + jnp.flip(jax.nn.softmax(logits, axis=-1), flip)
+        return total / len(used)
+
+    return lambda tiles: np.asarray(forward(variables, tiles))

@@ -1,0 +1,31 @@
+"""Four fake CPU devices, strict promotion, and shapes of every signature checked at run time."""
+
+import os
+
+# Before jax is imported anywhere.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+_CHECKED = ("data", "model", "optim", "predict", "report")
+install_import_hook([f"penn_jax.{part}" for part in _CHECKED], "beartype.beartype")
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Shared machines stall: a deadline would fail on time, not on behaviour.
+settings.register_profile("penn", deadline=None, derandomize=True, max_examples=30)
+settings.load_profile("penn")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Programs that several tests compile alike are compiled once."""
+    folder = tmp_path_factory.mktemp("xla")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
