@@ -23,6 +23,8 @@ PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 
+Spacing = Literal["median", "native"] | Annotated[tuple[PositiveFloat, ...], MinLen(2)]
+
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
@@ -37,7 +39,7 @@ class PrepareConfig:
     spacing: Literal["median", "native"] | Annotated[tuple[PositiveFloat, ...], MinLen(2)] = (
         "median"
     )
-    """Grid of the prepared frames in mm; ``median`` of the training cases, ``native`` as scanned."""
+    """Voxel size of the frames in mm: given, the training cases' ``median``, or ``native``."""
     merge_labels: bool = False
     """Every label becomes one foreground class."""
     validation_fraction: Annotated[float, Gt(0), Le(0.5)] = 0.2
@@ -59,7 +61,7 @@ class PatchConfig:
     foreground_fraction: Fraction = 0.5
     """Share of patches centred on a voxel of a foreground class, classes equally likely."""
     rotation_degrees: NonNegativeFloat = 15.0
-    """Largest rotation, drawn uniformly on both sides of zero, in the plane of the last two axes."""
+    """Largest rotation to either side, drawn uniformly, in the plane of the last two axes."""
     scaling: Annotated[float, Ge(1)] = 1.2
     """Largest magnification s, drawn log-uniformly from 1/s to s, the same for all axes."""
     stretch: Annotated[float, Ge(1)] = 1.0

@@ -93,7 +93,7 @@ def fit(
     with bar(f"{out.name}", progress) as shown:
         while (used := budget_used(config, step, seconds)) < 1.0:
             asked = time.perf_counter()
-            batch = dict(next(batches))
+            batch: dict[str, Any] = dict(next(batches))
             waited += time.perf_counter() - asked
             places = hashlib.sha256(batch.pop("place").tobytes()).hexdigest()[:16]
             state, metrics = compiled.step(state, compiled.place(batch), np.float32(used))

@@ -119,7 +119,7 @@ def enable_compile_cache() -> None:
     ``JAX_COMPILATION_CACHE_DIR`` chooses another folder. A folder that cannot be written leaves
     jax without a cache: slower, not wrong.
     """
-    if jax.config.jax_compilation_cache_dir:
+    if jax.config.values["jax_compilation_cache_dir"]:
         return
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "penn_jax" / "xla"
     with contextlib.suppress(OSError):

@@ -164,9 +164,9 @@ def segmentation_objective(network: Network, config: Config, key: jax.Array) -> 
             reduce(loss_sums(scale, coarser_labels(batch["label"], scale.shape[1:-1])))
             for scale in logits
         ]
-        weights = [0.5**i for i in range(len(sums))]
-        losses = [loss_value(scale, config.loss) for scale in sums]
-        loss = sum(w * x for w, x in zip(weights, losses, strict=True)) / sum(weights)
+        weights = jnp.array([0.5**i for i in range(len(sums))], jnp.float32)
+        losses = jnp.stack([loss_value(scale, config.loss) for scale in sums])
+        loss = jnp.sum(weights * losses) / jnp.sum(weights)
         return loss, (updated.get("batch_stats", {}), training_metrics(sums[0]))
 
     return objective

@@ -33,8 +33,8 @@ class _CaseNumbers:
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, record: int) -> int:
-        return record % self._cases
+    def __getitem__(self, index: int) -> int:
+        return index % self._cases
 
     def __repr__(self) -> str:
         return f"_CaseNumbers({self._cases})"
@@ -48,9 +48,7 @@ class _DrawAndCut(grain.transforms.RandomMap):
         self._cases = tuple(cases)
         self._config = config
 
-    def random_map(
-        self, element: tuple[int, int], rng: np.random.Generator
-    ) -> dict[str, np.ndarray]:
+    def random_map(self, element: tuple[int, int], rng: np.random.Generator) -> dict[str, Any]:
         index, number = element
         case = self._cases[number]
         record = self._store.manifest["cases"][case]

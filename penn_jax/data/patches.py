@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -171,7 +171,14 @@ def _resample(
         return _window(array, origin.astype(int).tolist(), size, edge=order == 1)
     mode, outside = ("nearest", 0.0) if order == 1 else ("constant", IGNORE_LABEL)
     return ndimage.affine_transform(
-        array, matrix, origin, tuple(size), order=order, mode=mode, cval=outside, prefilter=False
+        array,
+        matrix,
+        offset=origin.tolist(),
+        output_shape=tuple(size),
+        order=order,
+        mode=mode,
+        cval=outside,
+        prefilter=False,
     )
 
 
@@ -243,7 +250,7 @@ def patch_grid(
         last = max(length - width, 0)
         axis = (*range(0, last, step), last)
         # Neighbours meet in the middle of what they share.
-        middles = ((right + left + width) // 2 for left, right in zip(axis, axis[1:], strict=False))
+        middles = ((right + left + width) // 2 for left, right in pairwise(axis))
         starts.append(axis)
         bounds.append((0, *middles, length))
     return PatchGrid(tuple(shape), tuple(size), tuple(starts), tuple(bounds))

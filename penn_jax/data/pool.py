@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -14,16 +13,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from penn_jax.types import InputError
-
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-
-# An exception crosses processes as its arguments, which for this one are not its message.
-copyreg.pickle(
-    InputError,
-    lambda error: (InputError, (error.source, error.wrong, error.expected, error.remedy)),
-)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The layers of the network, for any number of spatial axes.
 
 Reduction and expansion have kernel = stride, so each is one matrix product and a reordering of
-pixels. The results are those of ``Conv`` and ``ConvTranspose``; on a CPU the gradients cost a tenth.
+pixels: the results of ``Conv`` and ``ConvTranspose``, with gradients that are far cheaper on a CPU.
 """
 
 from __future__ import annotations

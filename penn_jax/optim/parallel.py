@@ -6,7 +6,7 @@ of one device with the whole batch, up to the order of float32 sums.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -35,7 +35,7 @@ class Parallel(NamedTuple):
 def compile_step(
     build: Callable[[str | None], Step],
     kind: Literal["jit", "pmap"],
-    devices: list[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Parallel:
     """Compile a step for the given devices.
 
@@ -48,7 +48,7 @@ def compile_step(
     return _by_jit(build(None), devices) if kind == "jit" else _by_pmap(build(AXIS), devices)
 
 
-def _by_jit(step: Step, devices: list[jax.Device]) -> Parallel:
+def _by_jit(step: Step, devices: Sequence[Any]) -> Parallel:
     mesh = jax.sharding.Mesh(np.array(devices), (AXIS,))
     whole = NamedSharding(mesh, PartitionSpec())
     split = NamedSharding(mesh, PartitionSpec(AXIS))
@@ -70,11 +70,11 @@ def _by_jit(step: Step, devices: list[jax.Device]) -> Parallel:
     )
 
 
-def _by_pmap(step: Step, devices: list[jax.Device]) -> Parallel:
+def _by_pmap(step: Step, devices: Sequence[Any]) -> Parallel:
     local = [device for device in devices if device.process_index == jax.process_index()]
 
-    def spread(state: Any) -> Any:
-        return jax.tree.map(lambda x: jnp.broadcast_to(x, (len(local), *jnp.shape(x))), state)
+    # By a pmap of its own: laid out otherwise, the second step would compile again.
+    spread = jax.pmap(lambda _, state: state, axis_name=AXIS, in_axes=(0, None), devices=devices)
 
     def place(batch: Any) -> Any:
         return jax.tree.map(lambda x: x.reshape(len(local), -1, *x.shape[1:]), batch)
@@ -83,7 +83,7 @@ def _by_pmap(step: Step, devices: list[jax.Device]) -> Parallel:
         step=jax.pmap(
             step, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices
         ),
-        spread=spread,
+        spread=lambda state: spread(np.arange(len(local)), state),
         gather=lambda tree: jax.tree.map(lambda x: x[0], tree),
         place=place,
     )

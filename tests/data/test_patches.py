@@ -1,6 +1,7 @@
 """The patch extraction module: exact inverse, balanced draws, and one interpolation."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def test_grid_shares_the_overlap_and_starts_on_the_multiple(geometry):
     axes = zip(shape, size, overlap, grid.starts, grid.bounds, strict=True)
     for length, width, shared, starts, bounds in axes:
         assert all(start % multiple == 0 for start in starts)
-        assert all(b - a <= width - shared for a, b in zip(starts, starts[1:], strict=False))
+        assert all(b - a <= width - shared for a, b in pairwise(starts))
         assert max(start + width for start in starts) == max(length, width)
         # Where two patches meet, each voxel lies at least half of the overlap inside its patch.
         for i, start in enumerate(starts):

@@ -1,0 +1,15 @@
+"""Lumbar vertebral bodies in sagittal T1 (Burian et al. 2019), whole slices with their neighbours.
+
+penn prepare $PENN_DATA/spine_t1 prepared/spine_t1 --merge-labels
+penn train configs/spine_t1.py --data prepared/spine_t1 --out runs/spine_t1
+"""
+
+from penn_jax.config import Config, ModelConfig, OptimConfig, PatchConfig, TrainConfig
+
+config = Config(
+    name="spine_t1",
+    patches=PatchConfig(size=(224, 224), neighbours=1),
+    model=ModelConfig(stem=4, channels=(48, 96, 192, 256)),
+    optim=OptimConfig(average=0.98),
+    train=TrainConfig(batch_size=8, max_steps=0, max_seconds=300.0, checkpoint_every=0),
+)

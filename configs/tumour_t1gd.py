@@ -1,0 +1,17 @@
+"""Tumours in gadolinium-enhanced T1 slices (Cheng 2017), whole slices.
+
+penn prepare $PENN_DATA/tumour_t1gd prepared/tumour_t1gd
+penn train configs/tumour_t1gd.py --data prepared/tumour_t1gd --out runs/tumour_t1gd
+"""
+
+from penn_jax.config import Config, ModelConfig, OptimConfig, PatchConfig, TrainConfig
+
+config = Config(
+    name="tumour_t1gd",
+    patches=PatchConfig(
+        size=(256, 256), rotation_degrees=30.0, scaling=1.3, stretch=1.1, flip=True
+    ),
+    model=ModelConfig(stem=4, channels=(32, 64, 128, 256)),
+    optim=OptimConfig(average=0.995),
+    train=TrainConfig(batch_size=16, max_steps=0, max_seconds=900.0, checkpoint_every=0),
+)
