@@ -54,7 +54,8 @@ def run(config: Path, store: Path, out: Path, seconds: float, overrides: str) ->
     budget = ["--max-seconds", str(seconds), "--checkpoint-every", "0"]
     program = [sys.executable, "-m", "penn_jax.cli", *command, *budget, *shlex.split(overrides)]
     subprocess.run(program, check=True, stdout=subprocess.DEVNULL)
-    points = [json.loads(line) for line in (out / "metrics.jsonl").open(encoding="utf-8")]
+    log = (out / "metrics.jsonl").read_text(encoding="utf-8")
+    points = [json.loads(line) for line in log.splitlines()]
     training = [point for point in points if "loss" in point][-1]
     return {
         "overrides": overrides,

@@ -1,0 +1,90 @@
+"""The stream of batches: a function of (seed, index), whatever reads it."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from penn_jax.config import PatchConfig
+from penn_jax.data.loader import stream
+from penn_jax.data.store import Store, StoreWriter
+
+CONFIG = PatchConfig(size=(16, 16), neighbours=1)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    writer, generator, cases = StoreWriter(folder), np.random.default_rng(0), {}
+    for number in range(5):
+        shape = (3, 20 + number, 30)
+        labels = (generator.random(shape) < 0.02).astype(np.uint8) if number else None
+        writer.write_case(
+            f"case{number}", generator.normal(size=(*shape, 1)).astype(np.float32), labels
+        )
+        cases[f"case{number}"] = {"frames_shape": [*shape, 1], "labelled": labels is not None}
+    manifest = {"format": 1, "data_hash": "x", "spacing": [1.0, 1.0], "cases": cases}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return Store(folder)
+
+
+def _take(store, count, **options):
+    defaults = {"batch_size": 8, "seed": 1}
+    batches = stream(store, store.cases, CONFIG, **{**defaults, **options})
+    taken = list(itertools.islice(batches, count))
+    batches.close()
+    return taken
+
+
+def _assert_equal(one, other):
+    for a, b in zip(one, other, strict=True):
+        assert a.keys() == b.keys()
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_shapes_types_and_indices(store):
+    first, second = _take(store, 2)
+    assert first["image"].shape == (8, 16, 16, 3)
+    assert first["image"].dtype == np.float32
+    assert first["label"].shape == (8, 16, 16)
+    assert first["label"].dtype == np.uint8
+    np.testing.assert_array_equal(first["index"], np.arange(8))
+    np.testing.assert_array_equal(second["index"], np.arange(8, 16))
+    assert not np.array_equal(first["place"], second["place"])
+    unlabelled = first["place"][:, 0] == 0
+    assert (first["label"][unlabelled] == 255).all()
+
+
+def test_resumed_stream_goes_on_with_the_same_patches(store):
+    _assert_equal(_take(store, 6)[4:], _take(store, 2, first_batch=4))
+
+
+def test_worker_processes_change_nothing(store):
+    _assert_equal(_take(store, 4), _take(store, 4, workers=2))
+
+
+def test_hosts_together_see_the_global_batch(store):
+    whole = _take(store, 3)
+    parts = [_take(store, 3, host=host, hosts=4) for host in range(4)]
+    for number, batch in enumerate(whole):
+        order = np.concatenate([part[number]["index"] for part in parts])
+        assert sorted(order) == batch["index"].tolist()
+        images = np.concatenate([part[number]["image"] for part in parts])
+        np.testing.assert_array_equal(images[np.argsort(order)], batch["image"])
+
+
+def test_seeds_and_epochs_differ_and_cases_are_drawn_equally_often(store):
+    one, other = _take(store, 3), _take(store, 3, seed=2)
+    assert not np.array_equal(one[0]["image"], other[0]["image"])
+    cases = np.concatenate([batch["place"][:, 0] for batch in _take(store, 200, batch_size=8)])
+    # 1,600 draws of 5 cases, shuffled without replacement in a list of 4,100.
+    assert np.abs(np.bincount(cases.astype(int)) / 1600 - 0.2).max() < 0.04
+
+
+def test_bad_arguments_are_refused(store):
+    with pytest.raises(ValueError, match="no cases"):
+        stream(store, [], CONFIG, 8, 0)
+    with pytest.raises(ValueError, match="shared evenly by 3 hosts"):
+        stream(store, store.cases, CONFIG, 8, 0, hosts=3)

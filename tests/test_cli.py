@@ -1,0 +1,120 @@
+"""Mistakes on the command line: one line, exit code 2, nothing written."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from penn_jax.cli import main
+from penn_jax.config import Config, to_json
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(to_json(Config())))
+    return str(path)
+
+
+def _error(capsys, *arguments):
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    said = capsys.readouterr()
+    assert code == 2
+    assert said.out == ""
+    assert said.err.startswith("penn: error: ")
+    assert said.err.count("\n") == 1
+    return said.err
+
+
+def test_unknown_commands_and_options(capsys, config):
+    assert "invalid choice: 'fly'" in _error(capsys, "fly")
+    assert "required" in _error(capsys)
+    assert "--data" in _error(capsys, "train", config, "--out", "x")
+    assert "unknown option --speed" in _error(capsys, "evaluate", "a", "b", "--speed")
+
+
+def test_folders_that_are_not_there(capsys, tmp_path, config):
+    gone, out = str(tmp_path / "gone"), str(tmp_path / "out")
+    assert "gone" in _error(capsys, "prepare", gone, out)
+    assert "gone" in _error(capsys, "train", config, "--data", gone, "--out", out)
+    assert "gone" in _error(capsys, "predict", gone, gone, "--out", out)
+    assert "gone" in _error(capsys, "evaluate", gone, gone)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (["--optim.learnin-rate", "0.1"], "learnin-rate"),
+        (["--optim.learning-rate", "fast"], "fast"),
+        (["--optim.learning-rate", "-1"], "optim.learning_rate = -1.0"),
+        (["--model.stem", "3"], "stem"),
+        (["--max-steps", "-5"], "train.max_steps = -5"),
+    ],
+)
+def test_overrides_that_do_not_fit(capsys, tmp_path, config, override, said):
+    line = _error(
+        capsys, "train", config, "--data", str(tmp_path), "--out", str(tmp_path / "o"), *override
+    )
+    assert said in line
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("config = 3", "sets no config"),
+        ("import nothing_of_that_name", "ModuleNotFoundError"),
+        ("1 +", "SyntaxError"),
+    ],
+)
+def test_config_files_that_do_not_fit(capsys, tmp_path, text, said):
+    path = tmp_path / "config.py"
+    path.write_text(text)
+    line = _error(capsys, "train", str(path), "--data", str(tmp_path), "--out", str(tmp_path / "o"))
+    assert said in line
+    assert "config.py" in line
+
+
+def test_a_config_file_with_an_unknown_key(capsys, tmp_path):
+    values = to_json(Config())
+    values["model"]["depth"] = 7
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(values))
+    line = _error(capsys, "train", str(path), "--data", str(tmp_path), "--out", str(tmp_path / "o"))
+    assert "model.depth = 7" in line
+
+
+def test_bad_spacing(capsys, tmp_path):
+    assert "--spacing" in _error(
+        capsys, "prepare", str(tmp_path), str(tmp_path / "o"), "--spacing", "1", "wide"
+    )
+
+
+def test_help_of_every_command_shows_an_example(capsys):
+    for command in ("demo", "prepare", "pretrain", "train", "predict", "evaluate"):
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0
+        assert f"example: penn {command}" in capsys.readouterr().out
+
+
+def test_help_does_not_import_jax():
+    code = "import sys, penn_jax.cli as c; c._parser(); print('jax' in sys.modules)"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "False"
+
+
+def test_a_full_disk_or_a_locked_folder_is_one_line(capsys, monkeypatch, tmp_path, config):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "locked"))
+
+    monkeypatch.setattr("penn_jax.evaluate.evaluate", refuse)
+    line = _error(capsys, "evaluate", str(tmp_path), str(tmp_path))
+    assert "locked: Permission denied" in line
