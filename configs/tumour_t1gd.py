@@ -12,6 +12,6 @@ config = Config(
         size=(256, 256), rotation_degrees=30.0, scaling=1.3, stretch=1.1, flip=True
     ),
     model=ModelConfig(stem=4, channels=(32, 64, 128, 256)),
-    optim=OptimConfig(average=0.995),
-    train=TrainConfig(batch_size=16, max_steps=0, max_seconds=900.0, checkpoint_every=0),
+    optim=OptimConfig(learning_rate=0.1, average=0.995),
+    train=TrainConfig(batch_size=8, max_steps=0, max_seconds=900.0, checkpoint_every=0),
 )

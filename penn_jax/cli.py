@@ -291,8 +291,12 @@ def _overridden(config: Config, overrides: Sequence[str]) -> Config:
 
 
 def _start_jax() -> None:
+    import logging
+
     from penn_jax.run import enable_compile_cache
 
+    # Orbax and Grain warn about what is meant; what is wrong arrives as an exception.
+    logging.getLogger("absl").setLevel(logging.ERROR)
     enable_compile_cache()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -28,18 +29,18 @@ from penn_jax.segment import predict
 from penn_jax.train import train
 from penn_jax.types import InputError
 
-CASES, TEST_CASES, SEED = 24, 8, 0
+CASES, TEST_CASES, SEED = 40, 10, 0
 
 CONFIG = Config(
     name="demo",
     patches=PatchConfig(size=(96, 96), neighbours=1, foreground_fraction=0.6),
     model=ModelConfig(stem=2, channels=(24, 48, 96, 128)),
-    optim=OptimConfig(average=0.98),
+    optim=OptimConfig(learning_rate=0.1, average=0.99),
     # Whichever comes first: the steps, or the seconds on a slow machine.
-    train=TrainConfig(batch_size=16, max_steps=400, max_seconds=110.0, checkpoint_every=0),
+    train=TrainConfig(batch_size=8, max_steps=1000, max_seconds=130.0, checkpoint_every=0),
 )
 PRETRAINING = replace(
-    CONFIG, name="demo-pretrain", train=replace(CONFIG.train, max_steps=60, max_seconds=20.0)
+    CONFIG, name="demo-pretrain", train=replace(CONFIG.train, max_steps=100, max_seconds=20.0)
 )
 
 
@@ -73,15 +74,26 @@ def demo(out: Path, progress: bool = True) -> dict[str, float]:
     predict(out / "train", [raw / "imagesTs"], masks, progress=progress)
     evaluation = evaluate(masks, raw / "labelsTs", out=out / "metrics.json")
 
-    draw(raw, masks, evaluation["cases"], out / "overlay.png")
+    draw(raw / "imagesTs", raw / "labelsTs", masks, evaluation["cases"], out / "overlay.png")
     learning_curves(out / "curves.png", out / "train" / "metrics.jsonl")
     console.print(six_metric_table(evaluation, "Test cases (synthetic)"))
     console.print(f"masks, metrics.json, overlay.png and curves.png are in {out}")
     return {name: mean["value"] for name, mean in evaluation["mean"].items()}
 
 
-def draw(raw: Path, masks: Path, cases: dict[str, dict], path: Path, most: int = 4) -> None:
-    """Draw the slice with the most foreground of the best, the worst and cases between."""
+def draw(
+    images: Path, references: Path, masks: Path, cases: dict[str, Any], path: Path, most: int = 4
+) -> None:
+    """Draw the slice with the most foreground of the best, the worst and cases between.
+
+    Args:
+        images: folder of the scans, ``<case>_0000.nii.gz``.
+        references: folder of the reference masks.
+        masks: folder of the predicted masks.
+        cases: ``cases`` of an evaluation.
+        path: PNG to write.
+        most: how many cases to draw.
+    """
     ranked = sorted(
         (case for case in cases if cases[case]["dice"] is not None),
         key=lambda case: cases[case]["dice"],
@@ -89,19 +101,20 @@ def draw(raw: Path, masks: Path, cases: dict[str, dict], path: Path, most: int =
     chosen = [ranked[i] for i in np.unique(np.linspace(0, len(ranked) - 1, most).astype(int))]
     slices = []
     for case in reversed(chosen):
-        scan = read_image([raw / "imagesTs" / f"{case}_0000.nii.gz"])
+        scan = read_image([images / f"{case}_0000.nii.gz"])
         grid = frame_grid(scan, 2, None)
         image, reference, prediction = (
             to_frames(array, grid, order=0)
             for array in (
                 scan.array[..., 0],
-                read_labels(raw / "labelsTs" / f"{case}.nii.gz").array,
+                read_labels(references / f"{case}.nii.gz").array,
                 read_labels(masks / f"{case}.nii.gz").array,
             )
         )
-        shown = int(np.argmax((reference > 0).sum(axis=(1, 2))))
+        either = reference if reference.any() else prediction
+        shown = int(np.argmax((either > 0).sum(axis=(1, 2))))
         title = f"{case}  Dice {cases[case]['dice']:.3f}"
-        # Transposed and flipped: head up, front to the left, as radiologists read it.
-        upright = [np.flipud(array[shown].T) for array in (image, reference, prediction)]
+        # From (anterior, superior) axes to head up, front to the left, as radiologists read it.
+        upright = [array[shown].T[::-1, ::-1] for array in (image, reference, prediction)]
         slices.append((title, *upright))
     overlay(path, slices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 from collections import deque
@@ -75,22 +76,29 @@ def fit(
     )
     state = create_state(variables["params"], variables.get("batch_stats", {}), optimiser)
 
-    # ---- where a resumed run left off ----------------------------------------------------------
-    checkpoints = Checkpoints(out / "checkpoints")
-    step, seconds = 0, 0.0
-    if resume and (latest := checkpoints.latest()) is not None:
-        state = checkpoints.restore_state(latest, state)
-        step, seconds = latest, checkpoints.restore_account(latest)["seconds"]
-    state = compiled.spread(state)
-    log = run_directory.Log(out, step)
-    batches = stream(store, cases, config.patches, course.batch_size, course.seed, step)
+    with contextlib.ExitStack() as until_the_end:
+        # ---- where a resumed run left off ------------------------------------------------------
+        checkpoints = until_the_end.enter_context(
+            contextlib.closing(Checkpoints(out / "checkpoints"))
+        )
+        step, seconds = 0, 0.0
+        if resume and (latest := checkpoints.latest()) is not None:
+            state = checkpoints.restore_state(latest, state)
+            step, seconds = latest, checkpoints.restore_account(latest)["seconds"]
+        state = compiled.spread(state)
+        log = until_the_end.enter_context(contextlib.closing(run_directory.Log(out, step)))
+        batches = until_the_end.enter_context(
+            contextlib.closing(
+                stream(store, cases, config.patches, course.batch_size, course.seed, step)
+            )
+        )
+        shown = until_the_end.enter_context(bar(out.name, progress))
 
-    # ---- the loop ------------------------------------------------------------------------------
-    pending: deque[Mapping[str, jax.Array]] = deque()
-    last: dict[str, float] = {}
-    paused = waited = 0.0
-    begun, first_step = time.perf_counter() - seconds, step
-    with bar(f"{out.name}", progress) as shown:
+        # ---- the loop --------------------------------------------------------------------------
+        pending: deque[Mapping[str, jax.Array]] = deque()
+        last: dict[str, float] = {}
+        paused = waited = 0.0
+        begun, first_step = time.perf_counter() - seconds, step
         while (used := budget_used(config, step, seconds)) < 1.0:
             asked = time.perf_counter()
             batch: dict[str, Any] = dict(next(batches))
@@ -107,7 +115,6 @@ def fit(
             if step % course.log_every == 0 or done:
                 point = {name: float(value) for name, value in compiled.gather(metrics).items()}
                 _check_finite(point, config, out, step)
-                seconds = time.perf_counter() - begun - paused
                 log.write(
                     {
                         "step": step,
@@ -126,17 +133,15 @@ def fit(
             if scored or done or _is_due(step, course.checkpoint_every):
                 host = compiled.gather(state)
                 model = prediction_variables(host, config.optim.average)
+                score = None
                 if scored and validate is not None:
                     last = dict(validate(model))
+                    score = last.get(SCORE)
                     log.write({"step": step, "seconds": round(seconds, 3), **last})
-                    shown.update(used, f"validation Dice {last[SCORE]:.4f}")
-                score = last.get(SCORE) if scored else None
+                    shown.update(used, f"validation Dice {score or 0:.4f}")
                 checkpoints.save(step, model, host, {"seconds": seconds}, score)
             paused += time.perf_counter() - stopped
 
-    batches.close()  # type: ignore[attr-defined]
-    log.close()
-    checkpoints.close()
     return {"step": step, "seconds": seconds, "paused": paused, **last}
 
 

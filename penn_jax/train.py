@@ -83,6 +83,7 @@ def model_card(store: Store) -> dict[str, Any]:
     return {
         "channels": manifest["channels"],
         "labels": manifest["labels"],
+        "label_values": manifest["label_values"],
         "dimensions": manifest["dimensions"],
         "spacing": manifest["spacing"],
         "data_hash": manifest["data_hash"],

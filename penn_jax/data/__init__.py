@@ -2,5 +2,6 @@
 
 Read ``volume.py`` (NIfTI), ``grid.py`` (frames), ``raw.py`` (finding cases), ``prepare.py``
 (checks and the prepared store), ``store.py`` (random access), ``patches.py`` (the patch extraction
-module), ``loader.py`` (the stream of batches); ``phantom.py`` makes synthetic scans.
+module), ``loader.py`` (the stream of batches); ``phantom.py`` makes synthetic scans
+(with ``spine.py``, ``painting.py``, ``anatomy.py``, ``tumours.py``, ``scanner.py``).
 """

@@ -7,8 +7,8 @@ stream is the same patch wherever it is cut, and batch ``b`` holds the samples
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -21,6 +21,15 @@ from penn_jax.types import Batch
 # Grain shuffles small sources slowly (about 30 ms / n an item), so the cases are repeated.
 _LEAST_RECORDS = 4096
 _BUFFERED_BATCHES = 4
+
+
+@runtime_checkable
+class BatchIterator(Protocol):
+    """Endless batches, until it is closed."""
+
+    def __next__(self) -> Batch: ...
+
+    def close(self) -> None: ...
 
 
 class _CaseNumbers:
@@ -82,7 +91,7 @@ def stream(
     host: int = 0,
     hosts: int = 1,
     workers: int = 0,
-) -> Iterator[Batch]:
+) -> BatchIterator:
     """Endless batches of this host's share of the samples, from ``first_batch`` on.
 
     Args:
@@ -97,9 +106,9 @@ def stream(
         workers: processes that cut patches; 0 cuts them in a thread beside the training step.
 
     Returns:
-        An iterator with a ``close()``; the batches hold ``image`` float32 (B, *size, C), ``label``
-        uint8 (B, *size), ``index`` int64 (B) and ``place`` float64 (B, m): case number and
-        :meth:`PatchDraw.coordinates`.
+        The batches; close it to end its threads. A batch holds ``image`` float32 (B, *size, C),
+        ``label`` uint8 (B, *size), ``index`` int64 (B) and ``place`` float64 (B, m): case number
+        and :meth:`PatchDraw.coordinates`.
 
     Raises:
         ValueError: no cases, or a batch that the hosts cannot share evenly.

@@ -1,4 +1,4 @@
-"""The phantom's tumours: enhancing masses in or out of a vertebra, or in the spinal canal."""
+"""The phantom's tumours: enhancing masses of the vertebrae and of the spinal canal."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -139,7 +140,7 @@ def _contours(
     return found
 
 
-def _read_points(metrics_jsonl: Path) -> list[dict[str, float]]:
+def _read_points(metrics_jsonl: Path) -> list[dict[str, Any]]:
     """The lines of a run's log; the last one may be half-written."""
     if not metrics_jsonl.is_file():
         raise InputError(metrics_jsonl, "no such file", "the log of a run", "check the path")
@@ -160,7 +161,7 @@ def _read_points(metrics_jsonl: Path) -> list[dict[str, float]]:
     return points
 
 
-def _series(points: Sequence[dict[str, float]], key: str) -> tuple[list[float], list[float]]:
+def _series(points: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
     """Steps and values of the lines that have the key; a null draws a gap."""
     chosen = [point for point in points if key in point]
     values = [np.nan if point[key] is None else point[key] for point in chosen]

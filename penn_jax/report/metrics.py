@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8
+from jaxtyping import Float64, Int64
 
 from penn_jax.types import IGNORE_LABEL
 
@@ -76,8 +76,8 @@ class Confusion:
         return (self.in_prediction + self.in_reference) > 0
 
     def summed(self) -> Confusion:
-        """The counts of all classes together: numbers in place of arrays over the classes."""
-        return Confusion(*self.array().sum(axis=-1))
+        """The counts of all classes together, as those of a single class: shape (1,)."""
+        return Confusion(*self.array().sum(axis=-1, keepdims=True))
 
     def select(self, index: Sequence[int] | Int64[np.ndarray, " k"]) -> Confusion:
         """The counts of some of the classes, by position."""
@@ -91,8 +91,8 @@ class Confusion:
 
 
 def confusion(
-    prediction: UInt8[np.ndarray, "*shape"],
-    reference: UInt8[np.ndarray, "*shape"],
+    prediction: np.ndarray,
+    reference: np.ndarray,
     classes: Sequence[int],
 ) -> Confusion:
     """Count the pixels of each foreground class, one class against all other labels.
@@ -101,8 +101,8 @@ def confusion(
     ``classes`` counts as background.
 
     Args:
-        prediction: predicted labels.
-        reference: labels taken as true, of the same shape.
+        prediction: predicted labels, uint8 of any shape.
+        reference: labels taken as true, uint8 of the same shape.
         classes: the K foreground labels, in the order of the result.
 
     Returns:
@@ -168,7 +168,7 @@ def pooled_metrics(counts: Confusion) -> dict[str, float]:
     With several classes accuracy is therefore the mean of the accuracies of each class against
     the rest, not the share of pixels whose label is right.
     """
-    return {name: float(value) for name, value in six_metrics(counts.summed()).items()}
+    return {name: float(value[0]) for name, value in six_metrics(counts.summed()).items()}
 
 
 def case_metrics(counts: Confusion) -> dict[str, float]:
@@ -208,7 +208,7 @@ def pooled_intervals(
     cases: Sequence[Confusion], resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, tuple[float, float] | None]:
     """95 % percentile bootstrap intervals of the pooled metrics: cases are drawn, then pooled."""
-    rows = np.stack([case.summed().array() for case in cases]).astype(np.float64)
+    rows = np.stack([case.summed().array()[:, 0] for case in cases]).astype(np.float64)
     resampled = six_metrics(Confusion(*_resampled_sums(rows, resamples, seed).T))
     return {name: _interval(values, len(cases)) for name, values in resampled.items()}
 

@@ -18,8 +18,8 @@ class SurfaceDistances(NamedTuple):
 
 
 def surface_distances(
-    prediction: Bool[np.ndarray, "*shape"],
-    reference: Bool[np.ndarray, "*shape"],
+    prediction: np.ndarray,
+    reference: np.ndarray,
     spacing: Sequence[float],
 ) -> SurfaceDistances:
     """The 95th percentile Hausdorff distance and the average symmetric surface distance.
@@ -30,8 +30,8 @@ def surface_distances(
     outside it or outside the image. These are the definitions of MONAI.
 
     Args:
-        prediction: mask in two or three dimensions.
-        reference: mask of the same shape.
+        prediction: bool mask in two or three dimensions.
+        reference: bool mask of the same shape.
         spacing: mm between voxel centres along each axis.
 
     Returns:

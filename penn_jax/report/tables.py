@@ -70,14 +70,14 @@ def _six_metric_cells(result: Mapping[str, Any]) -> Cells:
     rows = [
         (
             f"{_NAMES[metric]} (%)",
-            _number(result["pooled"][metric], 100),
-            _range(result["pooled_ci95"][metric], 100),
-            *_mean(result["mean"][metric], 100),
+            _number(result["pooled"][metric], 100.0),
+            _range(result["pooled_ci95"][metric], 100.0),
+            *_mean(result["mean"][metric], 100.0),
         )
         for metric in METRICS
     ]
     rows += [
-        (f"{_NAMES[metric]} (mm)", _UNDEFINED, _UNDEFINED, *_mean(result["mean"][metric], 1))
+        (f"{_NAMES[metric]} (mm)", _UNDEFINED, _UNDEFINED, *_mean(result["mean"][metric], 1.0))
         for metric in SurfaceDistances._fields
     ]
     return Cells(header, rows)
@@ -88,9 +88,9 @@ def _label_cells(result: Mapping[str, Any], names: Mapping[int, str]) -> Cells:
     rows = [
         (
             names.get(int(label), str(label)),
-            _number(values["pooled"]["dice"], 100),
-            *_mean(values["mean"]["dice"], 100),
-            _number(values["mean"]["hd95"]["value"], 1),
+            _number(values["pooled"]["dice"], 100.0),
+            *_mean(values["mean"]["dice"], 100.0),
+            _number(values["mean"]["hd95"]["value"], 1.0),
         )
         for label, values in result["labels"].items()
     ]

@@ -1,6 +1,6 @@
 """The stream of batches: a function of (seed, index), whatever reads it."""
 
-import itertools
+import contextlib
 import json
 
 import numpy as np
@@ -32,9 +32,8 @@ def store(tmp_path_factory):
 def _take(store, count, **options):
     defaults = {"batch_size": 8, "seed": 1}
     batches = stream(store, store.cases, CONFIG, **{**defaults, **options})
-    taken = list(itertools.islice(batches, count))
-    batches.close()
-    return taken
+    with contextlib.closing(batches):
+        return [next(batches) for _ in range(count)]
 
 
 def _assert_equal(one, other):

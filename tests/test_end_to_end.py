@@ -1,0 +1,233 @@
+"""The commands as a user runs them, on small synthetic spines."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import nibabel as nib
+import numpy as np
+import pytest
+
+from penn_jax.cli import main
+from penn_jax.config import (
+    Config,
+    ModelConfig,
+    OptimConfig,
+    PatchConfig,
+    PrepareConfig,
+    TrainConfig,
+    to_json,
+    write_json,
+)
+from penn_jax.data.phantom import write_dataset
+from penn_jax.data.prepare import prepare
+from penn_jax.optim.checkpoint import Checkpoints
+
+CONFIG = Config(
+    name="tiny",
+    patches=PatchConfig(size=(32, 32), neighbours=1),
+    model=ModelConfig(channels=(8, 16), blocks=1),
+    optim=OptimConfig(average=0.9),
+    train=TrainConfig(batch_size=8, max_steps=12, checkpoint_every=6, log_every=3),
+)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("phantoms") / "raw"
+    write_dataset(folder, 5, seed=0, test_cases=2, shape=(64, 60, 6), spacing=(3.0, 3.0, 6.0))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(raw):
+    return prepare(raw, raw.parent / "prepared", PrepareConfig(), workers=1)
+
+
+@pytest.fixture(scope="module")
+def config_file(raw):
+    write_json(raw.parent / "tiny.json", to_json(CONFIG))
+    return raw.parent / "tiny.json"
+
+
+def _penn(*arguments):
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+def _points(run):
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(store, config_file):
+    out = store.parent / "run"
+    _penn("train", config_file, "--data", store, "--out", out)
+    return out
+
+
+def test_prepare_reports_and_does_nothing_the_second_time(raw, tmp_path, capsys):
+    out = tmp_path / "prepared"
+    _penn("prepare", raw, out, "--workers", 1)
+    said = capsys.readouterr().out
+    assert "7 of 7 subjects" in said
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    _penn("prepare", raw, out, "--workers", 1)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_the_run_directory_tells_what_happened(run):
+    points = _points(run)
+    losses = [point["loss"] for point in points if "loss" in point]
+    assert [point["step"] for point in points] == [3, 6, 9, 12, 12]
+    assert points[-2]["patches"] == 12 * 8
+    assert np.isfinite(losses).all()
+    assert 0 <= points[-1]["dice"] <= 1
+    assert {f"pooled_{m}" for m in ("precision", "recall", "f1", "iou")} <= points[-1].keys()
+    assert list(run.glob("events.out.tfevents*"))
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["labels"] == {"background": 0, "tumour": 1}
+    assert environment["data_hash"]
+
+
+def test_masks_lie_on_their_scans_and_are_evaluated(run, raw, tmp_path, capsys):
+    masks = tmp_path / "masks"
+    _penn("predict", run, raw / "imagesTs", "--out", masks, "--probabilities")
+    names = sorted(path.name for path in (raw / "labelsTs").iterdir())
+    assert sorted(p.name for p in masks.iterdir() if "prob" not in p.name) == names
+    for name in names:
+        mask = nib.load(masks / name)
+        scan = nib.load(raw / "imagesTs" / name.replace(".nii.gz", "_0000.nii.gz"))
+        likely = nib.load(masks / name.replace(".nii.gz", "_probabilities.nii.gz")).get_fdata()
+        assert mask.get_data_dtype() == np.uint8
+        assert mask.shape == scan.shape
+        np.testing.assert_array_equal(mask.affine, scan.affine)
+        for form in ("get_qform", "get_sform"):
+            (matrix, code), (other, expected) = (
+                getattr(image.header, form)(coded=True) for image in (mask, scan)
+            )
+            assert code == expected
+            np.testing.assert_array_equal(matrix, other)
+        np.testing.assert_allclose(likely.sum(axis=-1), 1.0, atol=1e-5)
+        np.testing.assert_array_equal(likely.argmax(axis=-1), np.asarray(mask.dataobj))
+    capsys.readouterr()
+    _penn("evaluate", masks, raw / "labelsTs", "--out", tmp_path / "metrics.json")
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(result["cases"]) == {name.removesuffix(".nii.gz") for name in names}
+    assert set(result["pooled"]) == {"precision", "recall", "accuracy", "f1", "iou", "dice"}
+    assert "dice" in capsys.readouterr().out.lower()
+
+
+def test_a_missing_prediction_is_an_error(run, raw, tmp_path, capsys):
+    first = sorted((raw / "imagesTs").iterdir())[0]
+    _penn("predict", run, first, "--out", tmp_path / "masks")
+    assert main(["evaluate", str(tmp_path / "masks"), str(raw / "labelsTs")]) == 2
+    assert "phantom0006" in capsys.readouterr().err
+
+
+def test_bad_scans_leave_no_mask(run, tmp_path, capsys):
+    (tmp_path / "scan.nii.gz").write_bytes(b"not gzip at all")
+    code = main(["predict", str(run), str(tmp_path / "scan.nii.gz"), "--out", str(tmp_path / "o")])
+    assert code == 2
+    assert "scan.nii.gz" in capsys.readouterr().err
+    assert list((tmp_path / "o").iterdir()) == []
+
+
+def test_predictions_never_overwrite_a_scan(run, raw, tmp_path, capsys):
+    scan = tmp_path / "a.nii.gz"
+    shutil.copy(sorted((raw / "imagesTs").iterdir())[0], scan)
+    before = scan.read_bytes()
+    assert main(["predict", str(run), str(scan), "--out", str(tmp_path)]) == 2
+    assert "would overwrite" in capsys.readouterr().err
+    assert scan.read_bytes() == before
+
+
+def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted_one(run, store, config_file, tmp_path):
+    resumed = tmp_path / "run"
+    shutil.copytree(run, resumed)
+    shutil.rmtree(resumed / "checkpoints" / "12")  # as if killed after step 6
+    _penn("train", config_file, "--data", store, "--out", resumed, "--resume")
+    ends = []
+    for folder in (run, resumed):
+        checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
+        assert checkpoints.latest() == 12
+        ends.append(checkpoints.restore_model(12))
+        checkpoints.close()
+    for a, b in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(ends[1]), strict=True):
+        np.testing.assert_array_equal(a, b)
+    timed = ("seconds", "waiting")
+    logs = [
+        [{k: v for k, v in point.items() if k not in timed} for point in _points(folder)]
+        for folder in (run, resumed)
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_pretraining_starts_a_run_and_another_network_is_refused(
+    store, config_file, tmp_path, capsys
+):
+    pretrained = tmp_path / "pretrained"
+    _penn("pretrain", config_file, "--data", store, "--out", pretrained, "--max-steps", 4)
+    assert "restoration_error" in _points(pretrained)[-1]
+    arguments = ["train", config_file, "--data", store, "--init", pretrained, "--max-steps", 2]
+    _penn(*arguments, "--out", tmp_path / "fine")
+    wider = [str(a) for a in (*arguments, "--out", tmp_path / "o", "--model.channels", 8, 24)]
+    capsys.readouterr()
+    assert main(wider) == 2
+    assert "is (16,), expected shape (24,)" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()
+
+
+def test_jit_and_pmap_draw_the_same_patches_and_learn_alike(run, store, config_file, tmp_path):
+    mapped = tmp_path / "pmap"
+    _penn("train", config_file, "--data", store, "--out", mapped, "--train.parallel", "pmap")
+    one, other = _points(run), _points(mapped)
+    for a, b in zip(one, other, strict=True):
+        if "places" in a:
+            assert a["places"] == b["places"]
+            assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
+
+
+def test_a_run_that_diverges_stops_naming_the_step(store, config_file, tmp_path, capsys):
+    code = main(
+        [
+            *("train", str(config_file), "--data", str(store), "--out", str(tmp_path / "run")),
+            *("--optim.learning-rate", "1e30", "--optim.most-skipped", "2"),
+        ]
+    )
+    assert code == 3
+    assert "in a row up to step 6" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_three_axes_learn_by_the_same_commands(tmp_path):
+    raw, store, out = tmp_path / "raw", tmp_path / "prepared", tmp_path / "run"
+    write_dataset(raw, 5, seed=1, test_cases=1, shape=(40, 40, 40), spacing=(4.0, 4.0, 4.0))
+    _penn("prepare", raw, store, "--dimensions", 3, "--workers", 1)
+    config = replace(
+        CONFIG,
+        patches=PatchConfig(size=(24, 24, 24), foreground_fraction=0.9),
+        optim=OptimConfig(learning_rate=0.05, average=0.9),
+        train=replace(CONFIG.train, max_steps=60, log_every=1, checkpoint_every=0),
+    )
+    write_json(tmp_path / "three.json", to_json(config))
+    _penn("train", tmp_path / "three.json", "--data", store, "--out", out)
+    losses = [point["loss"] for point in _points(out) if "loss" in point]
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:5])
+    _penn("predict", out, raw / "imagesTs", "--out", tmp_path / "masks")
+    mask = next((tmp_path / "masks").iterdir())
+    assert nib.load(mask).shape == nib.load(next((raw / "imagesTs").iterdir())).shape
+
+
+DATA = Path(os.environ.get("PENN_DATA", "../shared/data"))
+
+
+@pytest.mark.skipif(not (DATA / "spine_t1").is_dir(), reason="PENN_DATA has no spine_t1")
+def test_real_spines_are_prepared_and_the_planted_copy_is_found(tmp_path, capsys):
+    _penn("prepare", DATA / "spine_t1", tmp_path / "spine", "--merge-labels")
+    manifest = json.loads((tmp_path / "spine" / "manifest.json").read_text())
+    assert len(manifest["cases"]) == 28
+    assert any("sub18" in line and "sub19" in line for line in manifest["findings"])
+    assert "sub18" in capsys.readouterr().out
