@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Key
 
 from penn_jax import run as run_directory
 from penn_jax.config import Config, PretrainConfig
@@ -87,7 +87,7 @@ def restoration_objective(network: Network, config: Config, key: Key[Array, ""])
 
 def block_masks(
     keys: Key[Array, " B"], spatial: tuple[int, ...], config: PretrainConfig
-) -> Float[Array, "B *spatial"]:
+) -> Bool[Array, "B *spatial"]:
     """Draw for each sample which blocks of its patch are hidden (True)."""
     blocks = tuple(-(-size // config.block) for size in spatial)
     hidden = jax.vmap(lambda key: jax.random.bernoulli(key, config.masked, blocks))(keys)

@@ -1,0 +1,134 @@
+"""What a run checks before it starts, and the pieces it is composed of."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from penn_jax.config import Config, ModelConfig, PatchConfig, PretrainConfig, TrainConfig
+from penn_jax.data.store import Store, StoreWriter
+from penn_jax.loop import budget_used
+from penn_jax.model.network import Network, initialise
+from penn_jax.pretrain import block_masks
+from penn_jax.segment import find_scans, probability_forward
+from penn_jax.train import check_fit, split_cases, validate
+from penn_jax.types import InputError
+
+CONFIG = Config(
+    patches=PatchConfig(size=(16, 16)), model=ModelConfig(stem=2, channels=(4, 4), blocks=1)
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    writer, generator, cases = StoreWriter(folder), np.random.default_rng(0), {}
+    for name in ("a", "b", "c"):
+        labels = np.zeros((2, 18, 20), np.uint8)
+        labels[:, 5:9, 5:9] = 1
+        image = generator.normal(size=(2, 18, 20, 1)).astype(np.float32)
+        writer.write_case(name, image, None if name == "c" else labels)
+        cases[name] = {"frames_shape": [2, 18, 20, 1], "labelled": name != "c"}
+    manifest = {
+        "format": 1,
+        "data_hash": "x",
+        "dimensions": 2,
+        "spacing": [1.0, 1.0],
+        "channels": ["T1"],
+        "labels": {"background": 0, "tumour": 1},
+        "label_values": [0, 1],
+        "cases": cases,
+        "splits": [{"train": ["a", "c"], "validation": ["b"]}],
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return Store(folder)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "said"),
+    [
+        ("patches", {"size": (16, 16, 16)}, "3 axes, expected 2"),
+        ("patches", {"size": (16, 18)}, "multiples of 4"),
+        ("train", {"max_steps": 0}, "a budget"),
+        ("train", {"batch_size": 6}, "multiple of the 4 devices"),
+    ],
+)
+def test_a_config_that_does_not_fit_the_store_is_refused(store, section, values, said):
+    config = replace(CONFIG, **{section: replace(getattr(CONFIG, section), **values)})
+    with pytest.raises(InputError, match=said):
+        check_fit(config, store)
+    check_fit(CONFIG, store)
+
+
+def test_only_labelled_cases_of_the_split_are_used(store):
+    assert split_cases(store, 0) == (["a"], ["b"])
+    with pytest.raises(InputError, match="has 1 splits"):
+        split_cases(store, 1)
+
+
+def test_the_budget_is_whichever_is_further():
+    steps = replace(CONFIG, train=TrainConfig(max_steps=100))
+    assert budget_used(steps, 25, 1e9) == 0.25
+    seconds = replace(CONFIG, train=TrainConfig(max_steps=0, max_seconds=10.0))
+    assert budget_used(seconds, 10**6, 5.0) == 0.5
+    both = replace(CONFIG, train=TrainConfig(max_steps=100, max_seconds=10.0))
+    assert budget_used(both, 90, 5.0) == 0.9
+    assert budget_used(both, 10, 20.0) == 1.0
+
+
+def test_validation_scores_whole_cases(store):
+    card = {"labels": {"background": 0, "tumour": 1}}
+    network = Network(CONFIG.model, 2)
+    variables = initialise(network, jax.random.key(0), 1, 2)
+    # A head that says foreground everywhere: 32 of 720 voxels are, in a case of 2 × 18 × 20.
+    head = variables["params"]["head_0"]
+    head["kernel"], head["bias"] = head["kernel"] * 0, head["bias"].at[1].set(5.0)
+    values = validate(store, ["b"], CONFIG, card, variables)
+    assert values["dice"] == pytest.approx(2 * 32 / (32 + 720))
+    assert values["pooled_precision"] == pytest.approx(32 / 720)
+    assert values["pooled_recall"] == 1.0
+
+
+def test_mirrored_prediction_is_equivariant_to_flips():
+    variables = initialise(Network(CONFIG.model, 2), jax.random.key(1), 1, 2)
+    x = np.random.default_rng(0).normal(size=(1, 16, 24, 1)).astype(np.float32)
+    forward = probability_forward(CONFIG, 2, variables, mirror=True)
+    plain = probability_forward(CONFIG, 2, variables, mirror=False)
+    y = forward(x)
+    np.testing.assert_allclose(y.sum(-1), 1.0, atol=1e-5)
+    for axes in ((1,), (2,), (1, 2)):
+        np.testing.assert_allclose(forward(np.flip(x, axes)), np.flip(y, axes), atol=1e-6)
+    assert np.abs(plain(np.flip(x, 1)) - np.flip(plain(x), 1)).max() > 1e-3
+    hand = np.mean(
+        [np.flip(plain(np.flip(x, axes)), axes) for axes in ((), (1,), (2,), (1, 2))], axis=0
+    )
+    np.testing.assert_allclose(y, hand, atol=1e-6)
+
+
+def test_masked_blocks_follow_the_sample_and_have_the_asked_share():
+    keys = jax.random.split(jax.random.key(0), 64)
+    config = PretrainConfig(block=8, masked=0.4)
+    masks = np.array(block_masks(keys, (30, 40), config))
+    assert masks.shape == (64, 30, 40)
+    blocks = masks[:, :24].reshape(64, 3, 8, 5, 8)
+    assert (blocks.min(axis=(2, 4)) == blocks.max(axis=(2, 4))).all()
+    # 64 · 4 · 5 blocks: 0.4 ± 4 standard deviations of 0.0137.
+    assert masks[:, ::8, ::8].mean() == pytest.approx(0.4, abs=0.055)
+    np.testing.assert_array_equal(block_masks(keys[5:6], (30, 40), config)[0], masks[5])
+
+
+def test_scans_are_found_by_case_and_channel(tmp_path):
+    for name in ("b_0000", "b_0001", "a b_0000", "a b_0001"):
+        (tmp_path / f"{name}.nii.gz").touch()
+    found = find_scans([tmp_path], channels=2)
+    assert list(found) == ["a b", "b"]
+    assert [path.name for path in found["b"]] == ["b_0000.nii.gz", "b_0001.nii.gz"]
+    with pytest.raises(InputError, match=r"channels \[0, 1\]"):
+        find_scans([tmp_path], channels=1)
+    with pytest.raises(InputError, match="is the same case as"):
+        find_scans([tmp_path, tmp_path / "b_0000.nii.gz"], channels=2)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match="not NIfTI"):
+        find_scans([tmp_path / "notes.txt"], channels=1)
