@@ -16,8 +16,7 @@ from penn_jax.loop import fit
 from penn_jax.model.augment import augment
 from penn_jax.model.network import Network, initialise
 from penn_jax.optim.step import Objective, Reduce
-from penn_jax.train import check_fit, model_card, network_channels
-from penn_jax.types import InputError
+from penn_jax.train import check_fit, find_split, model_card, network_channels
 
 
 def pretrain(
@@ -35,9 +34,7 @@ def pretrain(
     """
     store = Store(data)
     check_fit(config, store)
-    splits = store.manifest["splits"]
-    if not 0 <= fold < len(splits):
-        raise InputError(store.path, f"has {len(splits)} splits", f"split {fold}", "choose another")
+    cases = find_split(store, fold)["train"]
     card = model_card(store)
     channels = network_channels(card, config)
     key = jax.random.key(config.train.seed)
@@ -47,7 +44,7 @@ def pretrain(
         config,
         out,
         store,
-        splits[fold]["train"],
+        cases,
         lambda axis: restoration_objective(Network(config.model, channels, axis), config, key),
         variables,
         resume=resume,

@@ -53,7 +53,7 @@ def train(
     """
     store = Store(data)
     check_fit(config, store)
-    training, validation = split_cases(store, fold)
+    training, validation = labelled_cases(store, fold)
     card = model_card(store)
     classes = len(card["labels"])
     key = jax.random.key(config.train.seed)
@@ -95,18 +95,29 @@ def network_channels(card: Mapping[str, Any], config: Config) -> int:
     return len(card["channels"]) * (2 * config.patches.neighbours + 1)
 
 
-def split_cases(store: Store, fold: int) -> tuple[list[str], list[str]]:
+def find_split(store: Store, fold: int) -> dict[str, list[str]]:
+    """The names of the ``train`` and ``validation`` cases of one split.
+
+    Raises:
+        InputError: there is no such split.
+    """
+    splits = store.manifest["splits"]
+    if not 0 <= fold < len(splits):
+        raise InputError(
+            store.path, f"has {len(splits)} splits", f"split {fold}", "choose --fold from 0 on"
+        )
+    return splits[fold]
+
+
+def labelled_cases(store: Store, fold: int) -> tuple[list[str], list[str]]:
     """Labelled training and validation cases of one split.
 
     Raises:
         InputError: there is no such split, or it has no labelled training case.
     """
-    splits = store.manifest["splits"]
-    if not 0 <= fold < len(splits):
-        raise InputError(store.path, f"has {len(splits)} splits", f"split {fold}", "choose another")
-    cases = store.manifest["cases"]
+    split, cases = find_split(store, fold), store.manifest["cases"]
     training, validation = (
-        [name for name in splits[fold][part] if cases[name]["labelled"]]
+        [name for name in split[part] if cases[name]["labelled"]]
         for part in ("train", "validation")
     )
     if not training:

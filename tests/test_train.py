@@ -13,7 +13,7 @@ from penn_jax.loop import budget_used
 from penn_jax.model.network import Network, initialise
 from penn_jax.pretrain import block_masks
 from penn_jax.segment import find_scans, probability_forward
-from penn_jax.train import check_fit, split_cases, validate
+from penn_jax.train import check_fit, labelled_cases, validate
 from penn_jax.types import InputError
 
 CONFIG = Config(
@@ -63,9 +63,9 @@ def test_a_config_that_does_not_fit_the_store_is_refused(store, section, values,
 
 
 def test_only_labelled_cases_of_the_split_are_used(store):
-    assert split_cases(store, 0) == (["a"], ["b"])
+    assert labelled_cases(store, 0) == (["a"], ["b"])
     with pytest.raises(InputError, match="has 1 splits"):
-        split_cases(store, 1)
+        labelled_cases(store, 1)
 
 
 def test_the_budget_is_whichever_is_further():
