@@ -74,13 +74,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=300.0)
-    parser.add_argument("--group", type=int, default=100, help="leading characters of a group")
+    parser.add_argument("--group", type=int, required=True, help="leading characters of a group")
     parser.add_argument("variants", nargs="+")
     options = parser.parse_args()
 
     store = inner_store(options.data, options.out / "store", options.group)
     record = options.out / "choices.jsonl"
-    done = len(record.read_text(encoding="utf-8").splitlines()) if record.exists() else 0
+    done = len(list(options.out.glob("variant*")))
     for number, overrides in enumerate(options.variants, start=done):
         out = options.out / f"variant{number:03d}"
         result = run(options.config, store, out, options.seconds, overrides)

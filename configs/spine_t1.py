@@ -11,5 +11,5 @@ config = Config(
     patches=PatchConfig(size=(224, 224), neighbours=1),
     model=ModelConfig(stem=4, channels=(48, 96, 192, 256)),
     optim=OptimConfig(average=0.98),
-    train=TrainConfig(batch_size=8, max_steps=0, max_seconds=300.0, checkpoint_every=0),
+    train=TrainConfig(batch_size=8, max_steps=0, max_seconds=300.0),
 )

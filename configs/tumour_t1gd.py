@@ -13,5 +13,5 @@ config = Config(
     ),
     model=ModelConfig(stem=4, channels=(32, 64, 128, 256)),
     optim=OptimConfig(learning_rate=0.1, average=0.995),
-    train=TrainConfig(batch_size=4, max_steps=0, max_seconds=900.0, checkpoint_every=0),
+    train=TrainConfig(batch_size=4, max_steps=0, max_seconds=900.0),
 )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from penn_jax.config import Config, PrepareConfig, to_json
+from penn_jax.settings import parse_section
 from penn_jax.types import DivergedError, InputError
 
 EXIT_INPUT = 2
@@ -79,11 +80,16 @@ def _prepare(options: argparse.Namespace) -> None:
     from penn_jax.data.prepare import prepare
     from penn_jax.data.store import Store
 
-    config = PrepareConfig(
-        dimensions=options.dimensions,
-        spacing=_spacing(options.spacing),
-        merge_labels=options.merge_labels,
-        seed=options.seed,
+    config = parse_section(
+        PrepareConfig,
+        {
+            "dimensions": options.dimensions,
+            "spacing": _spacing(options.spacing),
+            "merge_labels": options.merge_labels,
+            "validation_fraction": options.validation_fraction,
+            "seed": options.seed,
+        },
+        "command line",
     )
     store = prepare(options.raw, options.out, config, options.workers, not options.quiet)
     Console().print(summary(Store(store).manifest))
@@ -127,6 +133,7 @@ def _predict(options: argparse.Namespace) -> None:
         options.out,
         options.probabilities,
         options.mirror,
+        options.overwrite,
         not options.quiet,
     )
     print(f"{options.out}: {len(written)} masks")
@@ -183,6 +190,7 @@ def _parser() -> _Parser:
     sub.add_argument("--dimensions", type=int, choices=(2, 3), default=2)
     sub.add_argument("--spacing", nargs="+", default=["median"], help="median, native, or mm")
     sub.add_argument("--seed", type=int, default=0, help="of the split, where none is given")
+    sub.add_argument("--validation-fraction", type=float, default=0.2, help="likewise")
     sub.add_argument("--workers", type=int, default=None, help="processes (default: all CPUs)")
 
     for name, run, text in (
@@ -210,6 +218,7 @@ def _parser() -> _Parser:
     sub.add_argument("inputs", type=Path, nargs="+", help="scans, or folders of scans")
     sub.add_argument("--out", type=Path, required=True, help="folder of the masks")
     sub.add_argument("--probabilities", action="store_true", help="write them too")
+    sub.add_argument("--overwrite", action="store_true", help="replace masks that are there")
     sub.add_argument(
         "--mirror",
         action=argparse.BooleanOptionalAction,
@@ -241,35 +250,35 @@ def _spacing(words: Sequence[str]) -> Any:
 
 def _config(options: argparse.Namespace) -> Config:
     """The config of the file, with the command line's changes."""
-    from penn_jax.run import parse_config
-
     config = _read_config_file(options.config)
     train: dict[str, Any] = {}
-    if options.max_seconds is not None:
-        train |= {"max_seconds": options.max_seconds, "max_steps": 0}
-    if options.max_steps is not None:
-        train |= {"max_steps": options.max_steps}
+    if options.max_steps is not None or options.max_seconds is not None:
+        # One given alone replaces the config's whole budget.
+        train |= {"max_steps": options.max_steps or 0, "max_seconds": options.max_seconds or 0.0}
     if options.checkpoint_every is not None:
         train |= {"checkpoint_every": options.checkpoint_every}
     config = replace(config, train=replace(config.train, **train))
-    return parse_config(to_json(_overridden(config, options.overrides)), "command line")
+    return parse_section(Config, to_json(_overridden(config, options.overrides)), "command line")
 
 
 def _read_config_file(path: Path) -> Config:
-    from penn_jax.run import parse_config, read_json
-
     if path.suffix == ".json":
-        return parse_config(read_json(path), path)
+        from penn_jax.run import read_json
+
+        return parse_section(Config, read_json(path), path)
     expected, remedy = "a Python file that sets config = Config(…)", "see configs/"
     if not path.is_file():
         raise InputError(path, "does not exist", expected, remedy)
     try:
         config = runpy.run_path(str(path)).get("config")
-    except Exception as error:  # whatever the user's file raises is the user's to mend
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # whatever the user's file raises is the user's to mend
         raise InputError(path, f"{type(error).__name__}: {error}", expected, remedy) from error
     if not isinstance(config, Config):
         raise InputError(path, "sets no config", expected, remedy)
-    return parse_config(to_json(config), path)
+    return parse_section(Config, to_json(config), path)
 
 
 def _overridden(config: Config, overrides: Sequence[str]) -> Config:

@@ -177,7 +177,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Self-supervision: the network restores what was hidden or bent."""
+    """Self-supervision: the network restores blocks that were hidden."""
 
     __pydantic_config__ = _STRICT
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from penn_jax import run as run_directory
-from penn_jax.config import Config
+from penn_jax.config import Config, TrainConfig
 from penn_jax.data.loader import stream
 from penn_jax.data.store import Store
 from penn_jax.optim.checkpoint import Checkpoints
@@ -81,10 +81,11 @@ def fit(
         checkpoints = until_the_end.enter_context(
             contextlib.closing(Checkpoints(out / "checkpoints"))
         )
-        step, seconds = 0, 0.0
+        step, seconds, places = 0, 0.0, ""
         if resume and (latest := checkpoints.latest()) is not None:
             state = checkpoints.restore_state(latest, state)
-            step, seconds = latest, checkpoints.restore_account(latest)["seconds"]
+            account = checkpoints.restore_account(latest)
+            step, seconds, places = latest, account["seconds"], account["places"]
         state = compiled.spread(state)
         log = until_the_end.enter_context(contextlib.closing(run_directory.Log(out, step)))
         batches = until_the_end.enter_context(
@@ -92,29 +93,35 @@ def fit(
                 stream(store, cases, config.patches, course.batch_size, course.seed, step)
             )
         )
-        shown = until_the_end.enter_context(bar(out.name, progress))
+        shown = until_the_end.enter_context(bar(config.name, progress))
 
         # ---- the loop --------------------------------------------------------------------------
         pending: deque[Mapping[str, jax.Array]] = deque()
         last: dict[str, float] = {}
         paused = waited = 0.0
-        begun, first_step = time.perf_counter() - seconds, step
-        while (used := budget_used(config, step, seconds)) < 1.0:
+        begun, first_step, first_second = time.perf_counter() - seconds, step, seconds
+        while (used := budget_used(config.train, step, seconds)) < 1.0:
             asked = time.perf_counter()
             batch: dict[str, Any] = dict(next(batches))
             waited += time.perf_counter() - asked
-            places = hashlib.sha256(batch.pop("place").tobytes()).hexdigest()[:16]
-            state, metrics = compiled.step(state, compiled.place(batch), np.float32(used))
+            # A chain: equal at a step only if every patch up to it was the same.
+            places = _chained(places, batch.pop("place"))
+            progress_made = budget_used(config.train, step + 0.5, seconds)  # the step's middle
+            state, metrics = compiled.step(state, compiled.place(batch), np.float32(progress_made))
             step += 1
             pending.append(metrics)
             if len(pending) > _IN_FLIGHT:
                 jax.block_until_ready(pending.popleft())
             seconds = time.perf_counter() - begun - paused
-            done = budget_used(config, step, seconds) >= 1.0
+            done = budget_used(config.train, step, seconds) >= 1.0
+            scored = validate is not None and (done or _is_due(step, course.validate_every))
+            saved = scored or done or _is_due(step, course.checkpoint_every)
+            if saved:
+                jax.block_until_ready(state)  # steps under way are training time, not a pause
+                seconds = time.perf_counter() - begun - paused
 
             if step % course.log_every == 0 or done:
                 point = {name: float(value) for name, value in compiled.gather(metrics).items()}
-                _check_finite(point, config, out, step)
                 log.write(
                     {
                         "step": step,
@@ -125,12 +132,12 @@ def fit(
                         **point,
                     }
                 )
-                rate = (step - first_step) * course.batch_size / (time.perf_counter() - begun)
+                _check_finite(point, config.optim.most_skipped, out, step)
+                rate = (step - first_step) * course.batch_size / max(seconds - first_second, 1e-9)
                 shown.update(used, f"{rate:.0f} patches/s  loss {point['loss']:.3f}")
 
             stopped = time.perf_counter()
-            scored = validate is not None and (done or _is_due(step, course.validate_every))
-            if scored or done or _is_due(step, course.checkpoint_every):
+            if saved:
                 host = compiled.gather(state)
                 model = prediction_variables(host, config.optim.average)
                 score = None
@@ -139,19 +146,20 @@ def fit(
                     score = last.get(SCORE)
                     log.write({"step": step, "seconds": round(seconds, 3), **last})
                     shown.update(used, f"validation Dice {score or 0:.4f}")
-                checkpoints.save(step, model, host, {"seconds": seconds}, score)
+                account = {"seconds": seconds, "places": places}
+                checkpoints.save(step, model, host, account, score)
             paused += time.perf_counter() - stopped
 
     return {"step": step, "seconds": seconds, "paused": paused, **last}
 
 
-def budget_used(config: Config, step: int, seconds: float) -> float:
+def budget_used(course: TrainConfig, step: float, seconds: float) -> float:
     """Share of the budget used: of the steps, of the seconds, or of whichever is further."""
     shares = [0.0]
-    if config.train.max_steps:
-        shares.append(step / config.train.max_steps)
-    if config.train.max_seconds:
-        shares.append(seconds / config.train.max_seconds)
+    if course.max_steps:
+        shares.append(step / course.max_steps)
+    if course.max_seconds:
+        shares.append(seconds / course.max_seconds)
     return min(max(shares), 1.0)
 
 
@@ -159,9 +167,13 @@ def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _check_finite(point: Mapping[str, float], config: Config, out: Path, step: int) -> None:
+def _chained(places: str, place: np.ndarray) -> str:
+    return hashlib.sha256(places.encode() + place.tobytes()).hexdigest()[:16]
+
+
+def _check_finite(point: Mapping[str, float], most: int, out: Path, step: int) -> None:
     in_a_row = int(point["skipped_in_a_row"])
-    if in_a_row >= config.optim.most_skipped:
+    if in_a_row >= most:
         raise DivergedError(
             f"{out}: {in_a_row} steps in a row up to step {step} had a gradient that is not "
             f"finite; lower --optim.learning-rate"

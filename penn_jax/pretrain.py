@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from penn_jax.loop import fit
 from penn_jax.model.augment import augment
 from penn_jax.model.network import Network, initialise
 from penn_jax.optim.step import Objective, Reduce
-from penn_jax.train import check_fit, find_split, model_card, network_channels
+from penn_jax.train import DROPOUT_DRAW, check_fit, find_split, model_card, network_channels
+from penn_jax.types import InputError
+
+MASK_DRAW = DROPOUT_DRAW + 1
 
 
 def pretrain(
@@ -27,15 +31,16 @@ def pretrain(
     fold: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train the network to restore masked patches of the ``train`` cases, labelled or not.
+    """Train the network to restore masked patches of the ``train`` cases and all unlabelled ones.
 
-    Validation cases are never seen. The run's weights, all but the head, start a supervised run:
-    ``penn train … --init RUN``. Arguments, results and errors are those of ``train``.
+    Validation and test cases are never seen, labels never used. The run's weights, all but the
+    head, start a supervised run: ``penn train … --init RUN``. Arguments, results and errors are those of ``train``.
     """
     store = Store(data)
     check_fit(config, store)
-    cases = find_split(store, fold)["train"]
-    card = model_card(store)
+    cases = pretraining_cases(store, fold)
+    config = replace(config, patches=replace(config.patches, foreground_fraction=0.0))
+    card = {**model_card(store, fold), "task": "restoration"}
     channels = network_channels(card, config)
     key = jax.random.key(config.train.seed)
     variables = initialise(Network(config.model, channels), key, channels, card["dimensions"])
@@ -52,6 +57,25 @@ def pretrain(
     )
 
 
+def pretraining_cases(store: Store, fold: int) -> list[str]:
+    """The split's training cases and the unlabelled cases that are not for testing.
+
+    Raises:
+        InputError: there are none.
+    """
+    split, records = find_split(store, fold), store.manifest["cases"]
+    cases = [
+        name
+        for name, record in records.items()
+        if name in split["train"] or not (record["labelled"] or record["part"] == "test")
+    ]
+    # A split may name unlabelled cases for validation; they stay unseen.
+    cases = [name for name in cases if name not in split["validation"]]
+    if not cases:
+        raise InputError(store.path, "no case to pre-train on", "at least one", "add scans")
+    return cases
+
+
 def restoration_objective(network: Network, config: Config, key: Key[Array, ""]) -> Objective:
     """Mean squared error of the restored voxels, over the masked ones of the global batch."""
 
@@ -60,14 +84,14 @@ def restoration_objective(network: Network, config: Config, key: Key[Array, ""])
     ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
         image = augment(batch["image"], keys, config.photometry)
-        mask_keys = jax.vmap(lambda sample: jax.random.fold_in(sample, 1))(keys)
+        mask_keys = jax.vmap(lambda key: jax.random.fold_in(key, MASK_DRAW))(keys)
         masked = block_masks(mask_keys, image.shape[1:-1], config.pretrain)[..., None]
         variables = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
         restored, updated = network.apply(
             variables,
             jnp.where(masked, 0.0, image),  # zero is the mean of a normalised scan
             train=True,
-            sample_keys=keys,
+            sample_keys=jax.vmap(lambda key: jax.random.fold_in(key, DROPOUT_DRAW))(keys),
             mutable=["batch_stats"],
         )
         squares, voxels = reduce(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import subprocess
@@ -22,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from pydantic import ValidationError
 
-from penn_jax.config import Config, from_json, to_json, write_json
+from penn_jax.config import Config, to_json, write_json
 from penn_jax.optim.checkpoint import Checkpoints
+from penn_jax.settings import parse_section
 from penn_jax.types import InputError
 
 _PACKAGES = ("penn-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -53,6 +54,16 @@ def create(out: Path, config: Config, model_card: Mapping[str, Any], resume: boo
                 "the config of this command",
                 "resume with the same config and options, or choose another folder",
             )
+        there = read_environment(out)
+        for name, value in model_card.items():
+            if there.get(name) != value:
+                raise InputError(
+                    out / "environment.json",
+                    f"the run was started with {name} = {there.get(name)!r}",
+                    repr(value),
+                    "resume with the same data, --fold and --init, or choose another folder",
+                )
+        return
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(out, "is not empty and not a run", "a new folder", "choose another")
     out.mkdir(parents=True, exist_ok=True)
@@ -67,26 +78,7 @@ def read_config(run: Path) -> Config:
     Raises:
         InputError: no run, or a config that does not fit.
     """
-    return parse_config(read_json(run / "config.json"), run / "config.json")
-
-
-def parse_config(values: Any, source: object) -> Config:
-    """A config from plain JSON values; errors name the first key at fault.
-
-    Raises:
-        InputError: an unknown key, a wrong type or a value out of range.
-    """
-    try:
-        return from_json(Config, values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "config"
-        raise InputError(
-            source,
-            f"{where} = {first.get('input')!r}",
-            first["msg"][0].lower() + first["msg"][1:],
-            "see penn_jax/config.py for every key and its range",
-        ) from error
+    return parse_section(Config, read_json(run / "config.json"), run / "config.json")
 
 
 def read_environment(run: Path) -> dict[str, Any]:
@@ -233,13 +225,17 @@ class Log:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
             temporary.replace(self._path)
         self._file = self._path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(out), purge_step=step or None)
+        self._events = SummaryWriter(str(out), purge_step=step + 1 if step else None)
 
     def write(self, point: Mapping[str, Any]) -> None:
-        """Append one log point; its ``step`` is the TensorBoard step."""
-        self._file.write(json.dumps(point) + "\n")
+        """Append one log point; its ``step`` is the TensorBoard step, NaN and Inf become null."""
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in point.items()
+        }
+        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
         self._file.flush()
-        for name, value in point.items():
+        for name, value in finite.items():
             if isinstance(value, float) and name != "seconds":
                 self._events.add_scalar(name, value, point["step"])
 

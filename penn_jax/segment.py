@@ -31,6 +31,7 @@ def predict(
     out: Path,
     probabilities: bool = False,
     mirror: bool | None = None,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> list[Path]:
     """Write ``<case>.nii.gz`` for every scan: uint8, same shape, affine and geometry.
@@ -41,6 +42,7 @@ def predict(
         out: folder of the masks; made where it is missing.
         probabilities: also write ``<case>_probabilities.nii.gz``, float32 (X, Y, Z, K).
         mirror: average over all mirrorings; None does as the run's config says.
+        overwrite: replace masks that are there already.
         progress: show a progress line where stderr is a terminal.
 
     Returns:
@@ -51,11 +53,18 @@ def predict(
             written.
     """
     config, card, variables = load_model(model)
+    if card["task"] != "segmentation":
+        raise InputError(model, "was pre-trained only", "a run of penn train", "train with --init")
     cases = find_scans(inputs, len(card["channels"]))
     for name, paths in cases.items():
-        if (out / f"{name}.nii.gz").resolve() in [path.resolve() for path in paths]:
+        target = out / f"{name}.nii.gz"
+        if target.resolve() in [path.resolve() for path in paths]:
             raise InputError(
                 out, f"would overwrite the scan {paths[0]}", "another folder", "set --out"
+            )
+        if target.exists() and not overwrite:
+            raise InputError(
+                target, "exists", "a new file", "add --overwrite or choose another --out"
             )
     forward = probability_forward(
         config, len(card["labels"]), variables, config.predict.mirror if mirror is None else mirror
@@ -89,7 +98,11 @@ def find_scans(inputs: Sequence[Path], channels: int) -> dict[str, list[Path]]:
     files: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.name.endswith(ENDINGS) and p.is_file())
+            found = sorted(
+                p
+                for p in path.iterdir()
+                if p.name.endswith(ENDINGS) and not p.name.startswith(".") and p.is_file()
+            )
             if not found:
                 raise InputError(path, "no scans", "files .nii.gz or .nii", "give another folder")
             files += found
@@ -103,7 +116,9 @@ def find_scans(inputs: Sequence[Path], channels: int) -> dict[str, list[Path]]:
     for path in files:
         name = path.name.removesuffix(".gz").removesuffix(".nii")
         channel = 0
-        if match := _CHANNEL.search(name):
+        match = _CHANNEL.search(name)
+        # With one channel only _0000 is a channel's number: a name may end in other digits.
+        if match and (channels > 1 or match.group(1) == "0000"):
             name, channel = name[: match.start()], int(match.group(1))
         parts = cases.setdefault(name, {})
         if channel in parts:

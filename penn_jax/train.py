@@ -13,14 +13,17 @@ import numpy as np
 from penn_jax import run as run_directory
 from penn_jax.config import Config
 from penn_jax.data.store import Store
-from penn_jax.loop import fit
+from penn_jax.loop import Validate, fit
 from penn_jax.model.augment import augment
 from penn_jax.model.loss import LossSums, coarser_labels, loss_sums, loss_value
 from penn_jax.model.network import Network, halo, initialise, total_stride
 from penn_jax.optim.step import Objective, Reduce
-from penn_jax.predict.dense import Forward, Tiling, predict_frames
+from penn_jax.predict.dense import Tiling, predict_frames
 from penn_jax.report import metrics as scores
 from penn_jax.types import InputError
+
+DROPOUT_DRAW = 1000
+"""Told apart from the draws that the photometric augmentation makes of a sample's key."""
 
 
 def train(
@@ -54,7 +57,7 @@ def train(
     store = Store(data)
     check_fit(config, store)
     training, validation = labelled_cases(store, fold)
-    card = model_card(store)
+    card = {**model_card(store, fold), "task": "segmentation", "init": init and str(init)}
     classes = len(card["labels"])
     key = jax.random.key(config.train.seed)
     network = Network(config.model, classes)
@@ -70,14 +73,14 @@ def train(
         training,
         lambda axis: segmentation_objective(Network(config.model, classes, axis), config, key),
         variables,
-        (lambda model: validate(store, validation, config, card, model)) if validation else None,
+        validator(store, validation, config, card) if validation else None,
         pretrained,
         resume,
         progress,
     )
 
 
-def model_card(store: Store) -> dict[str, Any]:
+def model_card(store: Store, fold: int) -> dict[str, Any]:
     """What prediction must know of the data: it goes into ``environment.json``."""
     manifest = store.manifest
     return {
@@ -87,6 +90,7 @@ def model_card(store: Store) -> dict[str, Any]:
         "dimensions": manifest["dimensions"],
         "spacing": manifest["spacing"],
         "data_hash": manifest["data_hash"],
+        "fold": fold,
     }
 
 
@@ -150,6 +154,14 @@ def check_fit(config: Config, store: Store) -> None:
         raise InputError(
             "--train.max-steps", "0 without --train.max-seconds", "a budget", "set one"
         )
+    if config.model.residual and config.model.blocks < 2:
+        raise InputError(
+            "--model.residual", "set with one block", "two blocks", "raise --model.blocks"
+        )
+    if jax.process_count() > 1:
+        raise InputError(
+            "penn", f"{jax.process_count()} processes", "one", "start a single process"
+        )
     if config.train.batch_size % jax.device_count():
         raise InputError(
             "--train.batch-size",
@@ -170,7 +182,11 @@ def segmentation_objective(network: Network, config: Config, key: jax.Array) -> 
         image = augment(batch["image"], keys, config.photometry)
         variables = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
         logits, updated = network.apply(
-            variables, image, train=True, sample_keys=keys, mutable=["batch_stats"]
+            variables,
+            image,
+            train=True,
+            sample_keys=jax.vmap(lambda key: jax.random.fold_in(key, DROPOUT_DRAW))(keys),
+            mutable=["batch_stats"],
         )
         sums = [
             reduce(loss_sums(scale, coarser_labels(batch["label"], scale.shape[1:-1])))
@@ -203,38 +219,36 @@ def tiling(config: Config) -> Tiling:
     )
 
 
-def label_forward(config: Config, classes: int, variables: Mapping[str, Any]) -> Forward:
-    """The network as a compiled function from tiles to labels (uint8)."""
-    network = Network(config.model, classes)
-
-    @jax.jit
-    def forward(variables: Any, tiles: jax.Array) -> jax.Array:
-        return jnp.argmax(network.apply(variables, tiles)[0], axis=-1).astype(jnp.uint8)
-
-    return lambda tiles: np.asarray(forward(variables, tiles))
-
-
-def validate(
-    store: Store,
-    cases: Sequence[str],
-    config: Config,
-    card: Mapping[str, Any],
-    variables: Mapping[str, Any],
-) -> dict[str, float]:
-    """Predict whole validation cases and compare them with their labels, on the prepared grid.
+def validator(
+    store: Store, cases: Sequence[str], config: Config, card: Mapping[str, Any]
+) -> Validate:
+    """Predicts whole validation cases and compares them with their labels, on the prepared grid.
 
     Returns:
-        ``dice`` (mean over cases), the six pooled metrics as ``pooled_…``, all finite.
+        From variables to ``dice`` (mean over cases) and the six pooled metrics as ``pooled_…``;
+        undefined ones are left out.
     """
+    network = Network(config.model, len(card["labels"]))
     classes = [label for label in card["labels"].values() if label > 0]
-    forward = label_forward(config, len(card["labels"]), variables)
-    counts = []
-    for case in cases:
-        box = tuple(slice(0, size) for size in store.frames_shape(case)[:-1])
-        predicted = predict_frames(forward, store.image(case, box), tiling(config))
-        counts.append(scores.confusion(predicted, store.labels(case, box), classes))
-    each = np.array([scores.case_metrics(count)["dice"] for count in counts])
-    pooled = scores.pooled_metrics(scores.total(counts))
-    mean = scores.mean_over_cases(each)["value"]
-    values = {"dice": mean, **{f"pooled_{name}": value for name, value in pooled.items()}}
-    return {name: float(value) for name, value in values.items() if value is not None}
+
+    @jax.jit
+    def labels_of(variables: Any, tiles: jax.Array) -> jax.Array:
+        return jnp.argmax(network.apply(variables, tiles)[0], axis=-1).astype(jnp.uint8)
+
+    def validate(variables: Mapping[str, Any]) -> dict[str, float]:
+        counts = []
+        for case in cases:
+            box = tuple(slice(0, size) for size in store.frames_shape(case)[:-1])
+            predicted = predict_frames(
+                lambda tiles: np.asarray(labels_of(variables, tiles)),
+                store.image(case, box),
+                tiling(config),
+            )
+            counts.append(scores.confusion(predicted, store.labels(case, box), classes))
+        each = np.array([scores.case_metrics(count)["dice"] for count in counts])
+        pooled = scores.pooled_metrics(scores.total(counts))
+        mean = scores.mean_over_cases(each)["value"]
+        values = {"dice": mean, **{f"pooled_{name}": value for name, value in pooled.items()}}
+        return {k: float(v) for k, v in values.items() if v is not None and np.isfinite(v)}
+
+    return validate

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +114,10 @@ def test_masks_lie_on_their_scans_and_are_evaluated(run, raw, tmp_path, capsys):
             np.testing.assert_array_equal(matrix, other)
         np.testing.assert_allclose(likely.sum(axis=-1), 1.0, atol=1e-5)
         np.testing.assert_array_equal(likely.argmax(axis=-1), np.asarray(mask.dataobj))
+    again = ["predict", run, raw / "imagesTs", "--out", masks]
+    assert main([str(argument) for argument in again]) == 2  # nothing is replaced unasked
+    assert "--overwrite" in capsys.readouterr().err
+    _penn(*again, "--overwrite")
     capsys.readouterr()
     _penn("evaluate", masks, raw / "labelsTs", "--out", tmp_path / "metrics.json")
     result = json.loads((tmp_path / "metrics.json").read_text())
@@ -171,6 +177,8 @@ def test_pretraining_starts_a_run_and_another_network_is_refused(
     pretrained = tmp_path / "pretrained"
     _penn("pretrain", config_file, "--data", store, "--out", pretrained, "--max-steps", 4)
     assert "restoration_error" in _points(pretrained)[-1]
+    assert main(["predict", str(pretrained), str(store), "--out", str(tmp_path / "m")]) == 2
+    assert "was pre-trained only" in capsys.readouterr().err
     arguments = ["train", config_file, "--data", store, "--init", pretrained, "--max-steps", 2]
     _penn(*arguments, "--out", tmp_path / "fine")
     wider = [str(a) for a in (*arguments, "--out", tmp_path / "o", "--model.channels", 8, 24)]
@@ -188,6 +196,35 @@ def test_jit_and_pmap_draw_the_same_patches_and_learn_alike(run, store, config_f
         if "places" in a:
             assert a["places"] == b["places"]
             assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
+
+
+def test_one_device_draws_the_patches_of_four(run, store, config_file, tmp_path):
+    out = tmp_path / "one"
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    command = ["train", config_file, "--data", store, "--out", out, "--quiet"]
+    subprocess.run(
+        [sys.executable, "-m", "penn_jax.cli", *map(str, command)],
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
+    one, four = (
+        {point["step"]: point["places"] for point in _points(folder) if "places" in point}
+        for folder in (out, run)
+    )
+    assert one == four  # a chain of hashes: every patch up to the last step was the same
+    assert len(json.loads((out / "environment.json").read_text())["devices"]) == 1
+    assert len(json.loads((run / "environment.json").read_text())["devices"]) == 4
+
+
+def test_resuming_with_other_data_or_split_is_refused(run, store, config_file, tmp_path, capsys):
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    environment = json.loads((other / "environment.json").read_text())
+    write_json(other / "environment.json", {**environment, "data_hash": "another"})
+    arguments = ["train", config_file, "--data", store, "--out", other, "--resume"]
+    assert main([str(argument) for argument in arguments]) == 2
+    assert "data_hash = 'another'" in capsys.readouterr().err
 
 
 def test_a_run_that_diverges_stops_naming_the_step(store, config_file, tmp_path, capsys):
@@ -219,6 +256,25 @@ def test_three_axes_learn_by_the_same_commands(tmp_path):
     _penn("predict", out, raw / "imagesTs", "--out", tmp_path / "masks")
     mask = next((tmp_path / "masks").iterdir())
     assert nib.load(mask).shape == nib.load(next((raw / "imagesTs").iterdir())).shape
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_its_table_and_pictures(tmp_path, monkeypatch, capsys):
+    from penn_jax import demo
+
+    small = replace(demo.CONFIG, train=replace(demo.CONFIG.train, max_steps=4))
+    monkeypatch.setattr(demo, "CASES", 4)
+    monkeypatch.setattr(demo, "TEST_CASES", 2)
+    monkeypatch.setattr(demo, "CONFIG", small)
+    monkeypatch.setattr(demo, "PRETRAINING", replace(small, name="demo-pretrain"))
+    _penn("demo", "--out", tmp_path / "demo")
+    said = capsys.readouterr().out
+    assert "Dice" in said
+    assert {"masks", "metrics.json", "overlay.png", "curves.png"} <= {
+        path.name for path in (tmp_path / "demo").iterdir()
+    }
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 2
+    assert "exists" in capsys.readouterr().err
 
 
 DATA = Path(os.environ.get("PENN_DATA", "../shared/data"))

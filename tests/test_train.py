@@ -13,7 +13,7 @@ from penn_jax.loop import budget_used
 from penn_jax.model.network import Network, initialise
 from penn_jax.pretrain import block_masks
 from penn_jax.segment import find_scans, probability_forward
-from penn_jax.train import check_fit, labelled_cases, validate
+from penn_jax.train import check_fit, labelled_cases, validator
 from penn_jax.types import InputError
 
 CONFIG = Config(
@@ -52,6 +52,7 @@ def store(tmp_path_factory):
         ("patches", {"size": (16, 16, 16)}, "3 axes, expected 2"),
         ("patches", {"size": (16, 18)}, "multiples of 4"),
         ("train", {"max_steps": 0}, "a budget"),
+        ("model", {"residual": True}, "two blocks"),
         ("train", {"batch_size": 6}, "multiple of the 4 devices"),
     ],
 )
@@ -70,12 +71,12 @@ def test_only_labelled_cases_of_the_split_are_used(store):
 
 def test_the_budget_is_whichever_is_further():
     steps = replace(CONFIG, train=TrainConfig(max_steps=100))
-    assert budget_used(steps, 25, 1e9) == 0.25
+    assert budget_used(steps.train, 25, 1e9) == 0.25
     seconds = replace(CONFIG, train=TrainConfig(max_steps=0, max_seconds=10.0))
-    assert budget_used(seconds, 10**6, 5.0) == 0.5
+    assert budget_used(seconds.train, 10**6, 5.0) == 0.5
     both = replace(CONFIG, train=TrainConfig(max_steps=100, max_seconds=10.0))
-    assert budget_used(both, 90, 5.0) == 0.9
-    assert budget_used(both, 10, 20.0) == 1.0
+    assert budget_used(both.train, 90, 5.0) == 0.9
+    assert budget_used(both.train, 10, 20.0) == 1.0
 
 
 def test_validation_scores_whole_cases(store):
@@ -85,7 +86,7 @@ def test_validation_scores_whole_cases(store):
     # A head that says foreground everywhere: 32 of 720 voxels are, in a case of 2 × 18 × 20.
     head = variables["params"]["head_0"]
     head["kernel"], head["bias"] = head["kernel"] * 0, head["bias"].at[1].set(5.0)
-    values = validate(store, ["b"], CONFIG, card, variables)
+    values = validator(store, ["b"], CONFIG, card)(variables)
     assert values["dice"] == pytest.approx(2 * 32 / (32 + 720))
     assert values["pooled_precision"] == pytest.approx(32 / 720)
     assert values["pooled_recall"] == 1.0
@@ -126,9 +127,11 @@ def test_scans_are_found_by_case_and_channel(tmp_path):
     assert list(found) == ["a b", "b"]
     assert [path.name for path in found["b"]] == ["b_0000.nii.gz", "b_0001.nii.gz"]
     with pytest.raises(InputError, match=r"channels \[0, 1\]"):
-        find_scans([tmp_path], channels=1)
+        find_scans([tmp_path / "b_0001.nii.gz", tmp_path / "b_0000.nii.gz"], channels=3)
     with pytest.raises(InputError, match="is the same case as"):
         find_scans([tmp_path, tmp_path / "b_0000.nii.gz"], channels=2)
+    (tmp_path / "patient_1230.nii.gz").touch()
+    assert list(find_scans([tmp_path / "patient_1230.nii.gz"], channels=1)) == ["patient_1230"]
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match="not NIfTI"):
         find_scans([tmp_path / "notes.txt"], channels=1)

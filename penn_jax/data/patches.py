@@ -70,7 +70,7 @@ def draw_patch(
     axes = len(spatial)
     matrix = _draw_matrix(generator, axes, config, spacing or (1.0,) * axes)
     frame = int(generator.integers(frames))
-    start = generator.random(axes) * _room(spatial, config.size)
+    start = generator.random(axes) * (_room(spatial, config.size) + 1)
     if generator.random() < config.foreground_fraction:
         voxels = foreground()
         if voxels:

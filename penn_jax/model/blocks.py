@@ -129,7 +129,8 @@ class Normalise(nn.Module):
                 name="batch",
             )(x)
         if self.kind == "group":
-            groups = max(1, x.shape[-1] // GROUP_CHANNELS)
+            # GROUP_CHANNELS each where that divides the channels; always a divisor.
+            groups = math.gcd(x.shape[-1], max(1, x.shape[-1] // GROUP_CHANNELS))
             return nn.GroupNorm(
                 num_groups=groups, epsilon=NORM_EPSILON, dtype=self.dtype, name="group"
             )(x)

@@ -16,10 +16,7 @@ DICE_SMOOTHING = 1.0
 
 
 class LossSums(NamedTuple):
-    """What the loss needs of a batch; sums over voxels, so shards add up (float32).
-
-    Also the counts behind the training Dice: ``hits`` of the arg-max among the same voxels.
-    """
+    """What the loss needs of a batch; sums over voxels, so shards add up (float32)."""
 
     cross_entropy: Float[Array, ""]
     voxels: Float[Array, ""]

@@ -44,7 +44,7 @@ def predict_frames(
     """Evaluate the network once for every voxel of every frame.
 
     Args:
-        forward: the network; called with one shape only, ``batch_size`` tiles of one size.
+        forward: the network; called with one shape only for all frames of a size.
         frames: prepared frames.
         tiling: see :class:`Tiling`.
 
@@ -56,11 +56,12 @@ def predict_frames(
     padded = _pad_to(frames, grid.shape)
     jobs = list(product(range(len(frames)), range(len(grid))))
     positions = grid.positions()
+    batch_size = min(tiling.batch_size, len(jobs))
     result: np.ndarray | None = None
-    for first in range(0, len(jobs), tiling.batch_size):
-        batch = jobs[first : first + tiling.batch_size]
+    for first in range(0, len(jobs), batch_size):
+        batch = jobs[first : first + batch_size]
         # The last batch is filled up with its last tile: another shape would compile again.
-        full = batch + [batch[-1]] * (tiling.batch_size - len(batch))
+        full = batch + [batch[-1]] * (batch_size - len(batch))
         tiles = np.stack(
             [_tile(padded, frame, grid, tile, tiling.neighbours) for frame, tile in full]
         )

@@ -29,7 +29,7 @@ def test_each_sample_follows_its_own_key_whatever_its_place():
     assert np.abs(together - np.array(x)).min(axis=(1, 2, 3)).max() > 0
 
 
-def test_gamma_and_field_keep_the_order_and_the_darkest_voxel():
+def test_gamma_keeps_the_order_and_the_extremes():
     x, keys = _images(), jax.random.split(jax.random.key(2), 4)
     y = np.array(augment(x, keys, PhotometryConfig(0, 0, 0.5, 0, 0)))
     for before, after in zip(np.array(x), y, strict=True):
@@ -68,3 +68,18 @@ def test_constant_image_stays_finite():
         lambda x: augment(x, jax.random.split(jax.random.key(0), 1), PhotometryConfig()).sum()
     )(x)
     assert np.isfinite(gradient).all()
+
+
+def test_bias_field_is_a_smooth_factor_above_the_darkest_voxel():
+    x = jnp.asarray(np.random.default_rng(1).uniform(1.0, 2.0, (2, 24, 24, 1)), jnp.float32)
+    x = x.at[:, 0, 0].set(0.0)
+    y = np.array(
+        augment(x, jax.random.split(jax.random.key(6), 2), PhotometryConfig(0, 0, 0, 0, 0.3))
+    )
+    logarithm = np.log(y[:, 1:, 1:, 0] / np.array(x)[:, 1:, 1:, 0])
+    # Degree two in each coordinate: third differences vanish; somewhere the field does something.
+    for axis in (1, 2):
+        assert np.abs(np.diff(logarithm, n=3, axis=axis)).max() < 1e-5
+    assert np.abs(logarithm).max() > 0.02
+    # Four coefficients in ± 1: |t| ≤ 1 and |t² - 1/3| ≤ 2/3, so at most 2·(1 + 2/3)·0.3.
+    assert np.abs(logarithm).max() <= 0.3 * 2 * (1 + 2 / 3) + 1e-5

@@ -89,7 +89,7 @@ def test_size_off_the_stride_is_refused():
         ModelConfig(stem=1, channels=(4, 4), blocks=2),
         ModelConfig(stem=2, channels=(4, 4, 4), blocks=1),
         ModelConfig(stem=2, channels=(4, 4, 4), blocks=2, skip="none"),
-        ModelConfig(stem=4, channels=(4, 4), blocks=1, residual=True),
+        ModelConfig(stem=4, channels=(4, 4), blocks=2, residual=True),
     ],
 )
 def test_halo_covers_the_support_of_the_gradient(config):
