@@ -34,7 +34,8 @@ def pretrain(
     """Train the network to restore masked patches of the ``train`` cases and all unlabelled ones.
 
     Validation and test cases are never seen, labels never used. The run's weights, all but the
-    head, start a supervised run: ``penn train … --init RUN``. Arguments, results and errors are those of ``train``.
+    head, start a supervised run: ``penn train … --init RUN``. Arguments, results and errors are
+    those of ``train``.
     """
     store = Store(data)
     check_fit(config, store)
