@@ -235,7 +235,7 @@ def test_a_run_that_diverges_stops_naming_the_step(store, config_file, tmp_path,
         ]
     )
     assert code == 3
-    assert "in a row up to step 6" in capsys.readouterr().err
+    assert "in a row up to step 3" in capsys.readouterr().err
 
 
 @pytest.mark.slow

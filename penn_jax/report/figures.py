@@ -19,9 +19,9 @@ from penn_jax.types import IGNORE_LABEL, InputError
 
 Slice = tuple[
     str,
-    Float[np.ndarray, "rows columns"],
-    UInt8[np.ndarray, "rows columns"] | None,
-    UInt8[np.ndarray, "rows columns"],
+    Float[np.ndarray, "_ _"],
+    UInt8[np.ndarray, "_ _"] | None,
+    UInt8[np.ndarray, "_ _"],
 ]
 """Title, image, reference labels where there are any, predicted labels; row 0 is drawn on top."""
 
@@ -165,7 +165,7 @@ def _series(points: Sequence[dict[str, Any]], key: str) -> tuple[list[float], li
     """Steps and values of the lines that have the key; a null draws a gap."""
     chosen = [point for point in points if key in point]
     values = [np.nan if point[key] is None else point[key] for point in chosen]
-    return [point["step"] for point in chosen], values
+    return [float(point["step"]) for point in chosen], values
 
 
 def _dress(axes: Axes) -> None:

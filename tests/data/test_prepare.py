@@ -339,8 +339,10 @@ def test_summary_tells_what_was_found(raw):
 def test_a_killed_run_leaves_nothing_that_looks_finished(raw):
     out = raw.parent / "out"
     script = (
-        "import sys, time\n"
+        "import signal, time\n"
         "from pathlib import Path\n"
+        # A shell's background job starts with interrupts ignored, and so does all it starts.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from penn_jax.config import PrepareConfig\n"
         "from penn_jax.data import prepare\n"
         "real = prepare._prepare_case\n"
