@@ -29,15 +29,15 @@ from penn_jax.segment import predict
 from penn_jax.train import train
 from penn_jax.types import InputError
 
-CASES, TEST_CASES, SEED = 40, 10, 0
+CASES, TEST_CASES, SEED = 72, 20, 0
 
 CONFIG = Config(
     name="demo",
-    patches=PatchConfig(size=(96, 96), neighbours=1, foreground_fraction=0.6),
+    patches=PatchConfig(size=(112, 112), neighbours=1, foreground_fraction=0.4),
     model=ModelConfig(stem=2, channels=(24, 48, 96, 128)),
     optim=OptimConfig(learning_rate=0.1, average=0.99),
     # Whichever comes first: the steps, or the seconds on a slow machine.
-    train=TrainConfig(batch_size=8, max_steps=1000, max_seconds=130.0, checkpoint_every=0),
+    train=TrainConfig(batch_size=8, max_steps=1000, max_seconds=140.0, checkpoint_every=0),
 )
 PRETRAINING = replace(
     CONFIG, name="demo-pretrain", train=replace(CONFIG.train, max_steps=100, max_seconds=20.0)
