@@ -29,7 +29,7 @@ from penn_jax.segment import predict
 from penn_jax.train import train
 from penn_jax.types import InputError
 
-CASES, TEST_CASES, SEED = 72, 20, 0
+CASES, TEST_CASES, SEED = 72, 20, 7
 
 CONFIG = Config(
     name="demo",

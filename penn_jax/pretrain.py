@@ -17,7 +17,7 @@ from penn_jax.loop import fit
 from penn_jax.model.augment import augment
 from penn_jax.model.network import Network, initialise
 from penn_jax.optim.step import Objective, Reduce
-from penn_jax.train import DROPOUT_DRAW, check_fit, find_split, model_card, network_channels
+from penn_jax.task import DROPOUT_DRAW, check_fit, model_card, network_channels
 from penn_jax.types import InputError
 
 MASK_DRAW = DROPOUT_DRAW + 1
@@ -64,7 +64,7 @@ def pretraining_cases(store: Store, fold: int) -> list[str]:
     Raises:
         InputError: there are none.
     """
-    split, records = find_split(store, fold), store.manifest["cases"]
+    split, records = store.split(fold), store.manifest["cases"]
     cases = [
         name
         for name, record in records.items()

@@ -19,7 +19,7 @@ from penn_jax.predict.case import most_likely, predict_case
 from penn_jax.predict.dense import Forward
 from penn_jax.progress import bar
 from penn_jax.run import load_model
-from penn_jax.train import tiling
+from penn_jax.task import tiling
 from penn_jax.types import InputError
 
 _CHANNEL = re.compile(r"_(\d{4})$")

@@ -14,6 +14,7 @@ PACKAGE = Path(penn_jax.config.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PARTS = ("data", "model", "optim", "predict", "report", "export")
 BASE = {"penn_jax.config", "penn_jax.types"}
+COMMANDS = ("train.py", "pretrain.py", "segment.py", "evaluate.py")
 CONFINED = {
     "nibabel": {"data/volume.py"},
     "grain": {"data/loader.py"},
@@ -59,6 +60,9 @@ def test_dependency_rule(path):
         assert imported - own <= BASE | allowed
     if str(inside) != "cli.py":
         assert "penn_jax.cli" not in imported
+    if str(inside) in COMMANDS:
+        # What commands share lies below them; only the demo and the command line call them.
+        assert not imported & {f"penn_jax.{name.removesuffix('.py')}" for name in COMMANDS}
     if part in ("data", "report"):
         assert not any(name.split(".")[0] == "jax" for name in _imports(path))
     for library, homes in CONFINED.items():

@@ -13,7 +13,8 @@ from penn_jax.loop import budget_used
 from penn_jax.model.network import Network, initialise
 from penn_jax.pretrain import block_masks
 from penn_jax.segment import find_scans, probability_forward
-from penn_jax.train import check_fit, labelled_cases, validator
+from penn_jax.task import check_fit
+from penn_jax.train import labelled_cases, validator
 from penn_jax.types import InputError
 
 CONFIG = Config(

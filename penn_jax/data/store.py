@@ -92,6 +92,19 @@ class Store:
             )
         return tuple(self.manifest["cases"][case]["frames_shape"])
 
+    def split(self, fold: int) -> dict[str, list[str]]:
+        """The names of the ``train`` and ``validation`` cases of one split.
+
+        Raises:
+            InputError: there is no such split.
+        """
+        splits = self.manifest["splits"]
+        if not 0 <= fold < len(splits):
+            raise InputError(
+                self.path, f"has {len(splits)} splits", f"split {fold}", "choose --fold from 0 on"
+            )
+        return splits[fold]
+
     def image(self, case: str, box: Box) -> Float32[np.ndarray, ...]:
         """The box of the case's image, float32 (*box, C).
 
