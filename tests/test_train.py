@@ -12,7 +12,7 @@ from penn_jax.data.store import Store, StoreWriter
 from penn_jax.loop import budget_used
 from penn_jax.model.network import Network, initialise
 from penn_jax.pretrain import block_masks
-from penn_jax.segment import find_scans, probability_forward
+from penn_jax.segment import probability_forward
 from penn_jax.task import check_fit
 from penn_jax.train import labelled_cases, validator
 from penn_jax.types import InputError
@@ -119,20 +119,3 @@ def test_masked_blocks_follow_the_sample_and_have_the_asked_share():
     # 64 · 4 · 5 blocks: 0.4 ± 4 standard deviations of 0.0137.
     assert masks[:, ::8, ::8].mean() == pytest.approx(0.4, abs=0.055)
     np.testing.assert_array_equal(block_masks(keys[5:6], (30, 40), config)[0], masks[5])
-
-
-def test_scans_are_found_by_case_and_channel(tmp_path):
-    for name in ("b_0000", "b_0001", "a b_0000", "a b_0001"):
-        (tmp_path / f"{name}.nii.gz").touch()
-    found = find_scans([tmp_path], channels=2)
-    assert list(found) == ["a b", "b"]
-    assert [path.name for path in found["b"]] == ["b_0000.nii.gz", "b_0001.nii.gz"]
-    with pytest.raises(InputError, match=r"channels \[0, 1\]"):
-        find_scans([tmp_path / "b_0001.nii.gz", tmp_path / "b_0000.nii.gz"], channels=3)
-    with pytest.raises(InputError, match="is the same case as"):
-        find_scans([tmp_path, tmp_path / "b_0000.nii.gz"], channels=2)
-    (tmp_path / "patient_1230.nii.gz").touch()
-    assert list(find_scans([tmp_path / "patient_1230.nii.gz"], channels=1)) == ["patient_1230"]
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(InputError, match="not NIfTI"):
-        find_scans([tmp_path / "notes.txt"], channels=1)
