@@ -10,14 +10,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Key
 
-from penn_jax import run as run_directory
 from penn_jax.config import Config, PretrainConfig
+from penn_jax.data.leaks import listed, pretraining_pool
 from penn_jax.data.store import Store
 from penn_jax.loop import fit
 from penn_jax.model.augment import augment
 from penn_jax.model.network import Network, initialise
 from penn_jax.optim.step import Objective, Reduce
-from penn_jax.task import DROPOUT_DRAW, check_fit, model_card, network_channels
+from penn_jax.run import network_channels, opened
+from penn_jax.task import DROPOUT_DRAW, check_fit, model_card
 from penn_jax.types import InputError
 
 MASK_DRAW = DROPOUT_DRAW + 1
@@ -41,39 +42,34 @@ def pretrain(
     check_fit(config, store)
     cases = pretraining_cases(store, fold)
     config = replace(config, patches=replace(config.patches, foreground_fraction=0.0))
-    card = {**model_card(store, fold), "task": "restoration"}
+    card = model_card(store, fold, "restoration")
     channels = network_channels(card, config)
     key = jax.random.key(config.train.seed)
     variables = initialise(Network(config.model, channels), key, channels, card["dimensions"])
-    run_directory.create(out, config, card, resume)
-    return fit(
-        config,
-        out,
-        store,
-        cases,
-        lambda axis: restoration_objective(Network(config.model, channels, axis), config, key),
-        variables,
-        resume=resume,
-        progress=progress,
-    )
+    with opened(out, config, card, resume):
+        return fit(
+            config,
+            out,
+            store,
+            cases,
+            lambda axis: restoration_objective(Network(config.model, channels, axis), config, key),
+            variables,
+            progress=progress,
+        )
 
 
 def pretraining_cases(store: Store, fold: int) -> list[str]:
-    """The split's training cases and the unlabelled cases that are not for testing.
+    """The split's training cases and the unlabelled ones, of people no result is measured on.
 
     Raises:
         InputError: there are none.
     """
-    split, records = store.split(fold), store.manifest["cases"]
-    cases = [
-        name
-        for name, record in records.items()
-        if name in split["train"] or not (record["labelled"] or record["part"] == "test")
-    ]
-    # A split may name unlabelled cases for validation; they stay unseen.
-    cases = [name for name in cases if name not in split["validation"]]
+    cases, left_out = pretraining_pool(store.manifest["cases"], store.split(fold))
     if not cases:
-        raise InputError(store.path, "no case to pre-train on", "at least one", "add scans")
+        wrong = "no case to pre-train on"
+        if left_out:
+            wrong += f": {listed(left_out)} of the subjects of validation or test cases"
+        raise InputError(store.path, wrong, "at least one", "add scans")
     return cases
 
 

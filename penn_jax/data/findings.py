@@ -1,4 +1,4 @@
-"""What a look at all cases together shows: the seeded split, oddities, the summary table."""
+"""What a look at all cases together shows: leaks, oddities, the summary table."""
 
 from __future__ import annotations
 
@@ -8,55 +8,18 @@ from typing import Any
 
 import numpy as np
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from penn_jax.data.leaks import identical, listed, pretraining_pool, split_leaks
+from penn_jax.data.manifest import Manifest
 
 SPACING_FACTOR, SIZE_FACTOR, INTENSITY_FACTOR = 1.25, 1.5, 5.0
 """A case this many times above or below the median of all cases is called an outlier."""
 
 RARE_CLASS = 1e-4
 """Share of all labelled voxels below which a class is called rare."""
-
-_NAMED = 6
-"""Cases named in one finding; the rest are counted."""
-
-
-def seeded_split(cases: dict[str, dict], fraction: float, seed: int) -> dict[str, list[str]]:
-    """Split the labelled training cases by subject, the same for the same seed and cases.
-
-    Subjects that share an identical scan are kept together. About ``fraction`` of the groups, at
-    least one and never all, are held out; a single group leaves validation empty.
-
-    Args:
-        cases: the manifest's cases.
-        fraction: share of the groups to validate on.
-        seed: of the draw.
-
-    Returns:
-        Names under ``train`` and ``validation``, sorted.
-    """
-    usable = {n: c for n, c in cases.items() if c["labelled"] and c["part"] == "train"}
-    group = {case["subject"]: case["subject"] for case in usable.values()}
-
-    def head(subject: str) -> str:
-        while group[subject] != subject:
-            subject = group[subject]
-        return subject
-
-    for twins in _identical(usable):
-        first, *others = sorted({head(usable[name]["subject"]) for name in twins})
-        group.update(dict.fromkeys(others, first))
-    members: dict[str, list[str]] = defaultdict(list)
-    for name, case in sorted(usable.items()):
-        members[head(case["subject"])].append(name)
-    groups = sorted(members)
-    count = min(max(1, round(fraction * len(groups))), len(groups) - 1) if groups else 0
-    order = np.random.default_rng(seed).permutation(len(groups))
-    held = {groups[k] for k in order[: max(0, count)]}
-    return {
-        "train": sorted(n for g in groups if g not in held for n in members[g]),
-        "validation": sorted(n for g in held for n in members[g]),
-    }
 
 
 def findings(manifest: dict[str, Any]) -> list[str]:
@@ -71,18 +34,13 @@ def findings(manifest: dict[str, Any]) -> list[str]:
     cases = manifest["cases"]
     return [
         *_split_findings(manifest),
+        *split_leaks(cases, manifest["splits"]),
         *_identical_findings(manifest),
+        *_pretraining_findings(manifest),
         *_geometry_findings(cases),
         *_intensity_findings(cases, manifest["channels"]),
         *_label_findings(manifest),
     ]
-
-
-def _identical(cases: dict[str, dict]) -> list[list[str]]:
-    by_hash: dict[str, list[str]] = defaultdict(list)
-    for name, case in cases.items():
-        by_hash[case["voxel_hash"]].append(name)
-    return [names for names in by_hash.values() if len(names) > 1]
 
 
 def _split_findings(manifest: dict[str, Any]) -> Iterable[str]:
@@ -91,22 +49,26 @@ def _split_findings(manifest: dict[str, Any]) -> Iterable[str]:
     if len(unlabelled) == len(cases):
         yield "no case is labelled: the store serves pre-training only"
     elif unlabelled:
-        yield f"unlabelled, for pre-training only: {_names(unlabelled)}"
+        yield f"unlabelled, for pre-training only: {listed(unlabelled)}"
     for number, split in enumerate(manifest["splits"]):
         if not split["validation"]:
             yield f"split {number} validates on nothing"
-        sides = [{cases[name]["subject"] for name in split[side]} for side in split]
-        if shared := sorted(sides[0] & sides[1]):
-            yield f"split {number} has subjects on both sides: {_names(shared)}"
 
 
 def _identical_findings(manifest: dict[str, Any]) -> Iterable[str]:
-    for twins in _identical(manifest["cases"]):
-        line = f"identical scans under different names: {_names(twins)}"
-        for number, split in enumerate(manifest["splits"]):
-            if set(twins) & set(split["train"]) and set(twins) & set(split["validation"]):
-                line += f", on both sides of split {number}"
-        yield line
+    for twins in identical(manifest["cases"]):
+        yield f"identical scans under different names: {listed(twins)}"
+
+
+def _pretraining_findings(manifest: dict[str, Any]) -> Iterable[str]:
+    for number, split in enumerate(manifest["splits"]):
+        _, left_out = pretraining_pool(manifest["cases"], split)
+        if left_out:
+            pairs = listed(f"{name} (as {relative})" for name, relative in left_out.items())
+            yield (
+                f"left out of pre-training on split {number}, the same scan or subject "
+                f"as a validation or test case: {pairs}"
+            )
 
 
 def _geometry_findings(cases: dict[str, dict]) -> Iterable[str]:
@@ -117,7 +79,7 @@ def _geometry_findings(cases: dict[str, dict]) -> Iterable[str]:
             slicing[plane.get(case["orientation"][case["slice_axis"]], "axial")].append(name)
     if len(slicing) > 1:
         for plane, names in sorted(slicing.items(), key=lambda item: len(item[1]))[:-1]:
-            yield f"sliced in the {plane} plane unlike most: {_names(names)}"
+            yield f"sliced in the {plane} plane unlike most: {listed(names)}"
 
     spacings = {n: sorted(c["native_spacing"]) for n, c in cases.items()}
     yield from _outliers(spacings, SPACING_FACTOR, "spacing {} mm")
@@ -145,7 +107,7 @@ def _label_findings(manifest: dict[str, Any]) -> Iterable[str]:
         yield f"values in the label files are renumbered: {pairs}"
     empty = [n for n, voxels in labelled.items() if not any(voxels[k] for k in names)]
     if empty:
-        yield f"no foreground: {_names(empty)}"
+        yield f"no foreground: {listed(empty)}"
     total = sum(sum(voxels.values()) for voxels in labelled.values())
     for key, label in names.items():
         count = sum(voxels[key] for voxels in labelled.values())
@@ -153,7 +115,7 @@ def _label_findings(manifest: dict[str, Any]) -> Iterable[str]:
         if labelled and count == 0:
             yield f"{label} is in no case"
         elif lacking:
-            yield f"{label} is missing in {_names(lacking)}"
+            yield f"{label} is missing in {listed(lacking)}"
         if 0 < count < RARE_CLASS * total:
             yield f"{label} is rare: {count / total:.1g} of the voxels"
 
@@ -167,20 +129,14 @@ def _outliers(values: dict[str, list], factor: float, text: str) -> Iterable[str
         if max(ratio.max(), 1 / ratio.min()) > factor:
             odd[_times(found)].append(name)
     for found, names in odd.items():
-        yield f"{text.replace('{}', found)}, where the median is {_times(median)}: {_names(names)}"
+        yield f"{text.replace('{}', found)}, where the median is {_times(median)}: {listed(names)}"
 
 
 def _times(values: Iterable[Any]) -> str:
     return " × ".join(f"{value:.4g}" for value in values)
 
 
-def _names(names: Iterable[str]) -> str:
-    names = list(names)
-    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + rest
-
-
-def summary(manifest: dict[str, Any]) -> Group:
+def summary(manifest: Manifest) -> Group:
     """The manifest as a person wants to see it: counts, geometry, classes, findings.
 
     Args:
@@ -204,7 +160,7 @@ def summary(manifest: dict[str, Any]) -> Group:
         facts.add_row(
             f"split {number}", f"{len(split['train'])} train, {len(split['validation'])} validation"
         )
-    facts.add_row("channels", ", ".join(manifest["channels"]))
+    facts.add_row("channels", escape(", ".join(manifest["channels"])))
     facts.add_row("orientation", ", ".join(sorted({case["orientation"] for case in cases})))
     facts.add_row("spacing in the files", f"{_range(spacing, '.3g')} mm")
     target = manifest["spacing"]
@@ -218,14 +174,16 @@ def summary(manifest: dict[str, Any]) -> Group:
     for k, channel in enumerate(manifest["channels"]):
         extremes = [(c["intensity"]["minimum"][k], c["intensity"]["maximum"][k]) for c in cases]
         low, high = np.array(extremes).T
-        facts.add_row(f"intensities of {channel}", f"{low.min():.4g} to {high.max():.4g}")
+        facts.add_row(f"intensities of {escape(channel)}", f"{low.min():.4g} to {high.max():.4g}")
 
     classes = Table("class", "share of voxels", "cases with it")
     total = sum(sum(case["voxels"].values()) for case in labelled)
     for name, number in manifest["labels"].items():
         counts = [case["voxels"][str(number)] for case in labelled]
         share = f"{100 * sum(counts) / total:.3f} %" if total else "–"
-        classes.add_row(f"{number} {name}", share, f"{sum(map(bool, counts))} of {len(counts)}")
+        classes.add_row(
+            f"{number} {escape(name)}", share, f"{sum(map(bool, counts))} of {len(counts)}"
+        )
     lines = [Text(f"! {line}", style="yellow") for line in manifest["findings"]]
     return Group(facts, classes, *(lines or [Text("nothing odd found")]))
 

@@ -6,8 +6,9 @@ the native one; only axes whose spacing really changes are interpolated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Real, Shaped
@@ -39,6 +40,19 @@ class FrameGrid:
     def dimensions(self) -> int:
         """Number of spatial axes of a frame: 2 or 3."""
         return len(self.spacing)
+
+    @property
+    def native_sizes(self) -> tuple[int, ...]:
+        """Voxels of the file along each spatial axis of a frame."""
+        return tuple(self.native_shape[axis] for axis in self.axes[-self.dimensions :])
+
+    @property
+    def margins(self) -> tuple[int, ...]:
+        """Voxels of a frame beyond a block on which the file's voxels within it depend."""
+        return tuple(
+            0 if frame == native else 1 + _smoothing(frame, native)[1]
+            for frame, native in zip(self.shape[1:], self.native_sizes, strict=True)
+        )
 
 
 def plan_frames(
@@ -111,13 +125,22 @@ def to_frames(
     """
     if array.shape[:3] != grid.native_shape:
         raise ValueError(f"array of shape {array.shape} on a grid of {grid.native_shape}")
-    array = array.transpose(*grid.axes, *range(3, array.ndim))
-    array = np.flip(array, tuple(k for k in range(3) if grid.flips[k]))
-    if grid.dimensions == 3:
-        array = array[np.newaxis]
+    array = oriented(array, grid)
     for axis, size in enumerate(grid.shape):
         array = _resample(array, axis, size, order)
     return np.ascontiguousarray(array)
+
+
+def oriented(
+    array: Shaped[np.ndarray, "X Y Z *C"], grid: FrameGrid
+) -> Shaped[np.ndarray, "F *native"]:
+    """A view of an array of the file's grid, as frames in which nothing is resampled.
+
+    What is written to the view is written to the array.
+    """
+    array = array.transpose(*grid.axes, *range(3, array.ndim))
+    array = np.flip(array, tuple(k for k in range(3) if grid.flips[k]))
+    return array[np.newaxis] if grid.dimensions == 3 else array
 
 
 def from_frames(
@@ -138,13 +161,48 @@ def from_frames(
     """
     if array.shape[: len(grid.shape)] != grid.shape:
         raise ValueError(f"array of shape {array.shape} for frames of {grid.shape}")
-    if grid.dimensions == 3:
-        array = array[0]
-    for axis, file_axis in enumerate(grid.axes):
-        array = _resample(array, axis, grid.native_shape[file_axis], order)
-    array = np.flip(array, tuple(k for k in range(3) if grid.flips[k]))
-    inverse = [int(a) for a in np.argsort(grid.axes)]
-    return np.ascontiguousarray(array.transpose(*inverse, *range(3, array.ndim)))
+    for axis, size in enumerate(grid.native_sizes, start=1):
+        array = _resample(array, axis, size, order)
+    result = np.empty((*grid.native_shape, *array.shape[len(grid.shape) :]), array.dtype)
+    oriented(result, grid)[...] = array
+    return result
+
+
+def block_from_frames(
+    values: Shaped[np.ndarray, "*block K"],
+    reach: Sequence[slice],
+    box: Sequence[slice],
+    grid: FrameGrid,
+) -> tuple[Shaped[np.ndarray, "*native K"], tuple[slice, ...]]:
+    """Bring a part of one frame back to the file's sampling: what ``from_frames`` gives there.
+
+    The boxes that make up a frame give each voxel of the file exactly once.
+
+    Args:
+        values: scores of the frame's voxels in ``reach``, linearly interpolated.
+        reach: ``box`` and ``grid.margins`` more on each side, as far as the frame goes.
+        box: the part of the frame, a slice an axis.
+        grid: the file's plan.
+
+    Returns:
+        The values of the file's voxels that lie in the box, and where these are along the spatial
+        axes of ``oriented``.
+    """
+    where = []
+    for axis, size in enumerate(grid.native_sizes):
+        length, part, have = grid.shape[1 + axis], box[axis], reach[axis]
+        wanted = part
+        if length != size:
+            low = _position(length, size)[0]
+            first, stop = np.searchsorted(low, (part.start, part.stop))
+            wanted = slice(int(first), int(stop))
+            values = _interpolate(values, axis, length, size, have.start, wanted)
+        where.append(wanted)
+    return values, tuple(where)
+
+
+_CHUNK = 1 << 22
+"""Values interpolated at once: what is needed besides the result stays in the cache's reach."""
 
 
 def _resample(array: np.ndarray, axis: int, size: int, order: int) -> np.ndarray:
@@ -157,19 +215,51 @@ def _resample(array: np.ndarray, axis: int, size: int, order: int) -> np.ndarray
     length = array.shape[axis]
     if length == size:
         return array
-    index = np.arange(size)
     if order == 0:
-        return array.take((2 * index + 1) * length // (2 * size), axis)
-    array = array.astype(np.float32, copy=False)
-    if size < length:
-        array = gaussian_filter1d(array, (length / size - 1) / 2, axis, mode="nearest")
-    position = np.clip((index + 0.5) * length / size - 0.5, 0, length - 1)
+        return array.take((2 * np.arange(size) + 1) * length // (2 * size), axis)
+    shape = [size if a == axis else n for a, n in enumerate(array.shape)]
+    result = np.empty(shape, np.float32)
+    low, high, _ = _position(length, size)
+    radius = _smoothing(length, size)[1]
+    step = max(1, _CHUNK // (result.size // size))
+    for first in range(0, size, step):
+        wanted = slice(first, min(first + step, size))
+        start = max(0, int(low[wanted.start]) - radius)
+        stop = min(length, int(high[wanted.stop - 1]) + radius + 1)
+        before = (slice(None),) * axis
+        part = _interpolate(array[(*before, slice(start, stop))], axis, length, size, start, wanted)
+        result[(*before, wanted)] = part
+    return result
+
+
+def _interpolate(
+    part: np.ndarray, axis: int, length: int, size: int, start: int, wanted: slice
+) -> np.ndarray:
+    """Voxels ``wanted`` of an axis resampled from ``length`` to ``size``.
+
+    ``part`` holds the old axis from ``start`` on, as far as the wanted voxels depend on it.
+    """
+    part = part.astype(np.float32, copy=False)
+    deviation, radius = _smoothing(length, size)
+    if radius:
+        part = gaussian_filter1d(part, deviation, axis, mode="nearest", radius=radius)
+    low, high, weight = (values[wanted] for values in _position(length, size))
+    weight = weight.reshape([-1 if a == axis else 1 for a in range(part.ndim)])
+    below = part.take(low - start, axis)
+    return below + weight * (part.take(high - start, axis) - below)
+
+
+def _position(length: int, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each voxel of the new axis: the old voxels on either side, the weight of the upper."""
+    position = np.clip((np.arange(size) + 0.5) * length / size - 0.5, 0, length - 1)
     low = np.floor(position).astype(int)
-    high = np.minimum(low + 1, length - 1)
-    weight = (position - low).astype(np.float32)
-    weight = weight.reshape([-1 if a == axis else 1 for a in range(array.ndim)])
-    below = array.take(low, axis)
-    return below + weight * (array.take(high, axis) - below)
+    return low, np.minimum(low + 1, length - 1), (position - low).astype(np.float32)
+
+
+def _smoothing(length: int, size: int) -> tuple[float, int]:
+    """Deviation and radius, in old voxels, of the Gaussian before an axis is resampled."""
+    deviation = max(0.0, (length / size - 1) / 2)
+    return deviation, int(4 * deviation + 0.5) if deviation else 0  # SciPy's truncation
 
 
 def normalise(frames: Real[np.ndarray, "F *spatial C"]) -> Float32[np.ndarray, "F *spatial C"]:
@@ -191,18 +281,43 @@ def normalise(frames: Real[np.ndarray, "F *spatial C"]) -> Float32[np.ndarray, "
         float32 of the same shape.
     """
     result = np.empty(frames.shape, np.float32)
+    # Slabs of the first spatial axis, so that a 3-D frame is not one slab.
+    slabs = (frames.shape[0] * frames.shape[1], *frames.shape[2:])
     for channel in range(frames.shape[-1]):
-        values = frames[..., channel].astype(np.float32)
-        low, high = np.percentile(values, PERCENTILES)
+        values = frames.reshape(slabs)[..., channel]
+        scaled = result.reshape(slabs)[..., channel]
+        low, high = np.percentile(values.astype(np.float32, copy=False), PERCENTILES)
         if low == high:
-            low, high = values.min(), values.max()
+            low, high = np.float32(values.min()), np.float32(values.max())
         if low == high:
-            result[..., channel] = 0
+            scaled[...] = 0
             continue
-        values = np.clip(values, low, high)
-        body = values[values > low + BODY_THRESHOLD * (high - low)]
-        if body.std(dtype=np.float64) < 1e-6 * (high - low):
-            body = values
-        centre, deviation = body.mean(dtype=np.float64), body.std(dtype=np.float64)
-        result[..., channel] = (values - centre) / deviation
+        body = low + BODY_THRESHOLD * (high - low)
+        centre, deviation = _statistics(values, low, high, body)
+        if deviation < 1e-6 * (high - low):
+            centre, deviation = _statistics(values, low, high, -np.inf)
+        for source, target in zip(values, scaled, strict=True):
+            clipped = np.clip(source.astype(np.float32, copy=False), low, high)
+            target[...] = (clipped - centre) / deviation
     return result
+
+
+def _statistics(
+    values: Real[np.ndarray, "slabs *spatial"], low: Any, high: Any, above: Any
+) -> tuple[np.float64, np.float64]:
+    """Mean and standard deviation of the clipped values above a threshold, slab by slab."""
+    count, total, squares = 0, np.float64(0), np.float64(0)
+    for part in _clipped(values, low, high, above):
+        count, total = count + part.size, total + part.sum(dtype=np.float64)
+    centre = total / count
+    for part in _clipped(values, low, high, above):
+        squares += np.square(part - centre).sum()
+    return centre, np.sqrt(squares / count)
+
+
+def _clipped(
+    values: Real[np.ndarray, "slabs *spatial"], low: Any, high: Any, above: Any
+) -> Iterator[Real[np.ndarray, " n"]]:
+    for slab in values:
+        clipped = np.clip(slab.astype(np.float32, copy=False), low, high)
+        yield clipped[clipped > above]

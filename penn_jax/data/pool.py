@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from penn_jax.types import InputError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -35,15 +40,24 @@ def processes(workers: int | None, jobs: int) -> Iterator[Executor | None]:
     if workers <= 1:
         yield None
         return
-    # Ctrl-C reaches every process of a terminal; the parent alone should act on it.
-    ignore_interrupt = (signal.SIGINT, signal.SIG_IGN)
-    pool = ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=signal.signal, initargs=ignore_interrupt
-    )
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_follow_parent)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    # Ctrl-C reaches every process of a terminal; the parent alone should act on it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent shuts nothing down: its workers would wait for work, or write, for ever."""
+    if parent := parent_process():
+        wait([parent.sentinel])
+        os._exit(1)
 
 
 def run(
@@ -63,10 +77,15 @@ def run(
         progress: show a bar on stderr, if that is a terminal.
 
     Raises:
+        InputError: a process was killed, as systems do that run out of memory.
         Exception: the first that a job raised, in the order of the jobs.
     """
     results = pool.map(function, jobs) if pool else map(function, jobs)
     console = Console(stderr=True)
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
-        return list(bar.track(results, total=len(jobs)))
+        try:
+            return list(bar.track(results, total=len(jobs)))
+        except BrokenProcessPool as error:
+            remedy = "free memory, or use fewer --workers"
+            raise InputError(title, "a process was killed", "memory for all", remedy) from error

@@ -1,30 +1,34 @@
 """Turns a raw folder into a prepared store: check, orient, slice, resample, normalise, write.
 
 Two passes over the cases, each in a pool of processes: the first reads hashes and geometry, from
-which the target spacing and the classes follow; the second prepares and writes. The store grows in
-``.<name>.partial`` beside its place and is renamed when the manifest, its last file, is written.
+which the target spacing and the classes follow; the second prepares and writes. The store takes its
+place when the manifest, its last file, is written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from penn_jax.config import PrepareConfig, config_hash, to_json, write_json
-from penn_jax.data.findings import findings, seeded_split, summary
+from penn_jax.data.findings import findings, summary
+from penn_jax.data.fingerprint import fingerprint
+from penn_jax.data.folder import whole_folder
 from penn_jax.data.grid import normalise, to_frames
+from penn_jax.data.leaks import refuse_leaks, seeded_split
+from penn_jax.data.manifest import FORMAT, Split
 from penn_jax.data.pool import processes, run
 from penn_jax.data.raw import RawCase, RawDataset, find_cases
-from penn_jax.data.store import FORMAT, StoreWriter
+from penn_jax.data.store import StoreWriter
 from penn_jax.data.volume import (
     check_same_grid,
     frame_grid,
@@ -85,7 +89,9 @@ def prepare(
         The folder of the store.
 
     Raises:
-        InputError: something in the raw folder is wrong, or ``out`` holds something else.
+        InputError: something in the raw folder is wrong, ``out`` holds something else, or another
+            process is preparing it.
+        OSError: ``out`` cannot be written.
     """
     raw, out = Path(raw), Path(out).absolute()
     if isinstance(config.spacing, tuple) and len(config.spacing) != config.dimensions:
@@ -99,8 +105,8 @@ def prepare(
     if finished and finished["config_hash"] != config_hash(config):
         raise _occupied(out, "a store prepared with other options")
     dataset = find_cases(raw)
-    temporary = out.with_name(f".{out.name}.partial")
-    try:
+    # A finished store may lie where nothing can be written.
+    with nullcontext(out) if finished else whole_folder(out) as folder:
         with processes(workers, len(dataset.cases)) as pool:
             survey = partial(
                 _survey, root=raw, dimensions=config.dimensions, scan=not dataset.labels
@@ -111,19 +117,13 @@ def prepare(
                 raise _occupied(out, "a store prepared from other scans")
             if finished:
                 if progress:
-                    Console(stderr=True).print(f"{out}: already prepared, nothing to do")
+                    print(f"{out}: already prepared, nothing to do", file=sys.stderr)
                 return out
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            plan = _plan(dataset, surveys, config, temporary)
+            plan = _plan(dataset, surveys, config, folder)
             write = partial(_prepare_case, plan=plan)
             records = run(pool, write, dataset.cases, "preparing", progress)
         manifest = _manifest(dataset, surveys, records, plan, config, data_hash)
-        write_json(temporary / "manifest.json", manifest)
-        temporary.replace(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        write_json(folder / "manifest.json", manifest)
     return out
 
 
@@ -138,7 +138,7 @@ def _finished_manifest(out: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads((out / "manifest.json").read_bytes())
         finished = {key: manifest[key] for key in ("format", "config_hash", "data_hash")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _occupied(out, "a folder that is not a prepared store") from error
     if finished["format"] != FORMAT:
         raise _occupied(out, f"a store of format {finished['format']}")
@@ -155,7 +155,12 @@ def _survey(case: RawCase, *, root: Path, dimensions: int, scan: bool) -> _Surve
     sources = []
     for path in (*case.images, *([case.label] if case.label else [])):
         sources.append((path.relative_to(root).as_posix(), _sha256(path)))
-    grid = frame_grid(read_geometry(case.images[0]), dimensions, None)
+    # By the headers alone, before a file is read whose header may claim anything.
+    first, *others = case.images
+    geometry = read_geometry(first)
+    for path in (*others, *([case.label] if case.label else [])):
+        check_same_grid(path, read_geometry(path), first, geometry)
+    grid = frame_grid(geometry, dimensions, None)
     values = np.unique(read_labels(case.label).array).tolist() if scan and case.label else []
     return _Survey(tuple(sources), grid.spacing, frozenset(values))
 
@@ -195,6 +200,10 @@ def _plan(
     found = frozenset().union(*(survey.values for survey in surveys)) - {0}
     unnamed = {"background": 0} | {f"label {value}": value for value in sorted(found)}
     labels = dataset.labels or unnamed
+    if len(labels) > IGNORE_LABEL:
+        raise InputError(
+            dataset.root, f"{len(labels)} labels", f"at most {IGNORE_LABEL}", "merge some labels"
+        )
     # A network's classes have no gaps, whatever the values in the files.
     names, values = {name: number for number, name in enumerate(labels)}, tuple(labels.values())
     classes = {value: number for number, value in enumerate(values)}
@@ -222,15 +231,13 @@ def _prepare_case(case: RawCase, *, plan: _Plan) -> dict[str, Any]:
     frames = normalise(to_frames(image.array, grid, order=1))
     StoreWriter(plan.folder).write_case(case.name, frames, labels)
 
-    canonical = to_frames(image.array, frame_grid(image, 3, None), order=0)
-    voxel_hash = hashlib.sha256(repr(canonical.shape).encode() + canonical.tobytes()).hexdigest()
     flat = image.array.reshape(-1, image.array.shape[-1])
     low, middle, high, top = np.percentile(flat, (0, 50, 99, 100), axis=0).tolist()
     return {
         "subject": case.subject,
         "part": case.part,
         "labelled": labels is not None,
-        "voxel_hash": voxel_hash,
+        "fingerprint": fingerprint(image.array),
         "shape": list(image.array.shape[:3]),
         "native_spacing": [round(s, 6) for s in image.spacing],
         "orientation": image.orientation,
@@ -265,13 +272,14 @@ def _manifest(
     config: PrepareConfig,
     data_hash: str,
 ) -> dict[str, Any]:
-    cases = {
+    cases: dict[str, Any] = {
         case.name: {
             **record,
             "sources": [{"path": path, "sha256": digest} for path, digest in survey.sources],
         }
         for case, survey, record in zip(dataset.cases, surveys, records, strict=True)
     }
+    splits: list[Split]
     if dataset.splits:
         splits = [
             {"train": list(split.train), "validation": list(split.validation)}
@@ -279,6 +287,8 @@ def _manifest(
         ]
     else:
         splits = [seeded_split(cases, config.validation_fraction, config.seed)]
+    if not config.allow_leak:
+        refuse_leaks(dataset.root, cases, splits)
     manifest = {
         "format": FORMAT,
         "config": to_json(config),

@@ -7,7 +7,9 @@ folders (BIDS with ``derivatives/labels``), ``images/`` (plain, with ``labels/``
 
 from __future__ import annotations
 
+import os
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +17,11 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from penn_jax.data.files import check_inside, nifti_files, stem
 from penn_jax.types import IGNORE_LABEL, InputError
 
 Part = Literal["train", "test"]
 
-_ENDING = re.compile(r"\.nii(\.gz)?$")
 _LABEL_ENDING = r"(?:d?seg|labels?|mask|lesions?|roi)"
 
 
@@ -90,13 +92,13 @@ def find_cases(root: Path) -> RawDataset:
         The cases in the order of their names, at least one.
 
     Raises:
-        InputError: no known layout, no case, a name twice, a missing or superfluous file, or a
-            JSON file that contradicts the folder.
+        InputError: no known layout, no case, a name twice or unprintable, a missing or superfluous
+            file, a link out of the folder, or a JSON file that contradicts the folder.
     """
     root = Path(root)
     if not root.is_dir():
         raise InputError(root, "no such folder", "a folder of scans", "check the path")
-    if (root / "dataset.json").is_file():
+    if _is_there(root / "dataset.json"):
         dataset = _nnunet(root)
     elif any(path.is_dir() for path in root.glob("sub-*")):
         dataset = _bids(root)
@@ -112,7 +114,7 @@ def find_cases(root: Path) -> RawDataset:
     if not dataset.cases:
         raise InputError(root, "no case", "at least one .nii.gz image", "check the folder")
     names = [case.name for case in dataset.cases]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         raise InputError(root, f"{twice[0]} is there twice", "unique case names", "rename one")
     return dataset
 
@@ -177,16 +179,14 @@ def _nnunet_labels(
 def _nnunet_cases(root: Path, end: str, part: Part, channels: int, ending: str) -> list[RawCase]:
     folder = root / f"images{end}"
     files: dict[str, dict[int, Path]] = {}
-    for path in _nifti_files(folder.glob("*")):
+    for path in _scans(folder, root):
         match = re.fullmatch(r"(.+)_(\d{4})", path.name.removesuffix(ending))
         if not match or not path.name.endswith(ending):
             raise InputError(
                 path, "name without a channel", f"<case>_0000{ending}", "rename the file"
             )
         files.setdefault(match[1], {})[int(match[2])] = path
-    labels = {
-        p.name.removesuffix(ending): p for p in _nifti_files((root / f"labels{end}").glob("*"))
-    }
+    labels = {p.name.removesuffix(ending): p for p in _scans(root / f"labels{end}", root)}
     _no_orphans(labels, files, folder)
     for name, found in files.items():
         if sorted(found) != list(range(channels)):
@@ -212,8 +212,8 @@ def _bids(root: Path) -> RawDataset:
     """Every suffix in ``anat`` is a channel, if all cases have it."""
     files: dict[str, dict[str, Path]] = {}
     for pattern in ("sub-*/anat/*", "sub-*/ses-*/anat/*"):
-        for path in _nifti_files(root.glob(pattern)):
-            name, _, suffix = _stem(path).rpartition("_")
+        for path in nifti_files(root.glob(pattern), root):
+            name, _, suffix = stem(path).rpartition("_")
             if not name.startswith("sub-"):
                 raise InputError(path, "not a BIDS name", "sub-<subject>_…_<suffix>", "rename it")
             if suffix in files.get(name, {}):
@@ -229,8 +229,8 @@ def _bids(root: Path) -> RawDataset:
                 "keep only the suffixes that all cases have",
             )
     labels: dict[str, Path] = {}
-    for path in _nifti_files(root.glob("derivatives/labels/sub-*/**/*")):
-        name = _bids_label_case(_stem(path), files, channels)
+    for path in nifti_files(root.glob("derivatives/labels/sub-*/**/*"), root):
+        name = _bids_label_case(stem(path), files, channels)
         if name is None:
             raise InputError(
                 path,
@@ -254,11 +254,11 @@ def _bids(root: Path) -> RawDataset:
     return RawDataset(root, "bids", channels, {}, None, cases, _read_splits(root, cases))
 
 
-def _bids_label_case(stem: str, names: Iterable[str], channels: tuple[str, ...]) -> str | None:
+def _bids_label_case(label: str, names: Iterable[str], channels: tuple[str, ...]) -> str | None:
     """The case whose name, or name and suffix, begins the label's: the longest if several."""
     suffix = "|".join(map(re.escape, channels))
     rest = rf"_(?:(?:{suffix})_(?:.+_)?|(?:(?:desc|label|space)-[^_]+_)*){_LABEL_ENDING}"
-    matching = [n for n in names if stem.startswith(n) and re.fullmatch(rest, stem[len(n) :])]
+    matching = [n for n in names if label.startswith(n) and re.fullmatch(rest, label[len(n) :])]
     return max(matching, key=len, default=None)
 
 
@@ -266,10 +266,10 @@ def _plain(root: Path) -> RawDataset:
     images: dict[str, Path] = {}
     labels: dict[str, Path] = {}
     for folder, found in (("images", images), ("labels", labels)):
-        for path in _nifti_files((root / folder).glob("*")):
-            if _stem(path) in found:
-                raise InputError(path, f"{_stem(path)} is there twice", "one file", "remove one")
-            found[_stem(path)] = path
+        for path in _scans(root / folder, root):
+            if stem(path) in found:
+                raise InputError(path, f"{stem(path)} is there twice", "one file", "remove one")
+            found[stem(path)] = path
     _no_orphans(labels, images, root / "images")
     cases = tuple(
         RawCase(name, (path,), labels.get(name), _subject(name), "train")
@@ -280,7 +280,7 @@ def _plain(root: Path) -> RawDataset:
 
 def _read_splits(root: Path, cases: Iterable[RawCase]) -> tuple[Split, ...] | None:
     source = root / "splits_final.json"
-    if not source.is_file():
+    if not _is_there(source):
         return None
     usable = {case.name for case in cases if case.part == "train" and case.label}
     splits: list[_SplitJson] = _read_json(source, list[_SplitJson])
@@ -290,7 +290,7 @@ def _read_splits(root: Path, cases: Iterable[RawCase]) -> tuple[Split, ...] | No
         if unknown := [name for name in named if name not in usable]:
             wrong = f"{unknown[0]} is not a labelled training case ({len(unknown)} such)"
         elif len(set(named)) < len(named):
-            twice = next(name for name in named if named.count(name) > 1)
+            twice = next(name for name, count in Counter(named).items() if count > 1)
             wrong = f"{twice} is in a split twice"
         elif not split.train:
             wrong = "a split trains on nothing"
@@ -303,6 +303,9 @@ def _read_splits(root: Path, cases: Iterable[RawCase]) -> tuple[Split, ...] | No
 
 
 def _read_json(source: Path, kind: Any) -> Any:
+    check_inside(source, source.parent)
+    if not source.is_file():
+        raise InputError(source, "is not a file", "a JSON file", "replace or remove it")
     try:
         return TypeAdapter(kind).validate_json(source.read_bytes())
     except ValidationError as error:
@@ -312,13 +315,16 @@ def _read_json(source: Path, kind: Any) -> Any:
         raise InputError(source, wrong, "nnU-Net's format, version 2", "correct it") from error
 
 
-def _nifti_files(paths: Iterable[Path]) -> list[Path]:
-    """NIfTI files in the order of their names; hidden ones are a file manager's, not scans."""
-    return sorted(p for p in paths if _ENDING.search(p.name) and not p.name.startswith("."))
+def _is_there(path: Path) -> bool:
+    """Whether a folder has this entry, be it a link to nothing: what is there must be read."""
+    return os.path.lexists(path)
 
 
-def _stem(path: Path) -> str:
-    return _ENDING.sub("", path.name)
+def _scans(folder: Path, root: Path) -> list[Path]:
+    """The NIfTI files of a folder, none where it is missing."""
+    if _is_there(folder) and not folder.is_dir():
+        raise InputError(folder, "is not a folder", "a folder of scans", "replace or remove it")
+    return nifti_files(folder.glob("*"), root)
 
 
 def _subject(name: str) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from penn_jax.data.volume import ENDINGS
+from penn_jax.data.files import check_file, nifti_files, stem
 from penn_jax.types import InputError
 
 _CHANNEL = re.compile(r"_(\d{4})$")
@@ -16,37 +16,39 @@ def find_scans(inputs: Sequence[Path], channels: int) -> dict[str, list[Path]]:
     """The files of each case, by its name.
 
     Args:
-        inputs: files and folders; a folder gives the NIfTI files in it.
+        inputs: files and folders; a folder gives the NIfTI files in it, none of which may be a link
+            out of it. A file may be a link to anywhere.
         channels: how many files a case must have.
 
     Raises:
-        InputError: nothing found, a channel missing, or two cases of one name.
+        InputError: nothing found, something that is no file or has no usable name, a channel
+            missing, or two cases of one name.
     """
     files: list[Path] = []
     for path in inputs:
         if path.is_dir():
-            found = sorted(
-                p
-                for p in path.iterdir()
-                if p.name.endswith(ENDINGS) and not p.name.startswith(".") and p.is_file()
-            )
+            found = nifti_files(path.iterdir(), path)
             if not found:
                 raise InputError(path, "no scans", "files .nii.gz or .nii", "give another folder")
             files += found
-        elif path.is_file() and path.name.endswith(ENDINGS):
-            files.append(path)
         else:
-            wrong = "is not NIfTI by its name" if path.exists() else "does not exist"
-            raise InputError(path, wrong, "a .nii.gz or .nii file or a folder", "check the path")
+            check_file(path)
+            files.append(path)
 
+    stems = {stem(path) for path in files}
     cases: dict[str, dict[int, Path]] = {}
     for path in files:
-        name = path.name.removesuffix(".gz").removesuffix(".nii")
+        name = stem(path)
         channel = 0
         match = _CHANNEL.search(name)
         # With one channel only _0000 is a channel's number: a name may end in other digits.
         if match and (channels > 1 or match.group(1) == "0000"):
             name, channel = name[: match.start()], int(match.group(1))
+        elif match and f"{name[: match.start()]}_0000" in stems:
+            wrong = f"a further channel of {name[: match.start()]}"
+            raise InputError(path, wrong, "one channel, as the model was trained on", "remove it")
+        if name in ("", ".", ".."):
+            raise InputError(path, "no name but its channel", "<case>_0000", "rename it")
         parts = cases.setdefault(name, {})
         if channel in parts:
             raise InputError(

@@ -2,7 +2,7 @@
 
 A store is one folder (or the same tree behind ``gs://``, ``s3://`` or ``http://``)::
 
-    manifest.json               what was prepared, from what (written last: no manifest, no store)
+    manifest.json               see ``manifest.py`` (written last: no manifest, no store)
     cases/<case>/image/         zarr3, float32 (F, *spatial, C)
     cases/<case>/labels/        zarr3, uint8 (F, *spatial); absent for an unlabelled case
     cases/<case>/foreground/    zarr3, int32 (n, 2 + dims): class, frame, *voxel; likewise
@@ -14,10 +14,12 @@ CRC-32C, so that damage is an error and never a wrong number. Figures: ``docs/st
 from __future__ import annotations
 
 import hashlib
-import json
 import math
+import os
+import re
 import shutil
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,9 @@ import numpy as np
 import tensorstore as ts
 from jaxtyping import Float32, Int32, UInt8
 
+from penn_jax.data.manifest import EXPECTED, Manifest, Split, is_case_name, read_manifest
 from penn_jax.types import IGNORE_LABEL, FrameLabels, Frames, InputError
 
-FORMAT = 1
 FOREGROUND_VOXELS = 10_000
 """Most voxels kept of one class of one case: enough to place patches, small enough to hold."""
 
@@ -50,7 +52,7 @@ class Store:
         path: folder of the store, or a URL that TensorStore knows.
 
     Attributes:
-        manifest: the contents of ``manifest.json``.
+        manifest: the contents of ``manifest.json``, every key of which is told in ``manifest.py``.
         cases: names of all cases, in the manifest's order.
 
     Raises:
@@ -58,9 +60,9 @@ class Store:
     """
 
     def __init__(self, path: Path | str):
-        self.path = str(path).rstrip("/") if "://" in str(path) else str(Path(path).resolve())
+        self.path = str(path).rstrip("/") if "://" in str(path) else os.path.realpath(path)
         self._connect()
-        self.manifest = _read_manifest(self._root, self.path)
+        self.manifest: Manifest = _read_manifest(self._root, self.path)
         self.cases: tuple[str, ...] = tuple(self.manifest["cases"])
 
     def __repr__(self) -> str:
@@ -92,7 +94,7 @@ class Store:
             )
         return tuple(self.manifest["cases"][case]["frames_shape"])
 
-    def split(self, fold: int) -> dict[str, list[str]]:
+    def split(self, fold: int) -> Split:
         """The names of the ``train`` and ``validation`` cases of one split.
 
         Raises:
@@ -151,7 +153,7 @@ class Store:
 
     def _open(self, case: str, kind: str) -> Any:
         shape = self.frames_shape(case)
-        if kind != "image" and not self.manifest["cases"][case].get("labelled", True):
+        if kind != "image" and not self.manifest["cases"][case]["labelled"]:
             raise InputError(
                 self.path, f"no labels for case {case!r}", "a labelled case", "add some"
             )
@@ -184,7 +186,7 @@ class StoreWriter:
     """
 
     def __init__(self, path: Path | str):
-        self.path = Path(path).resolve()
+        self.path = Path(os.path.realpath(path))
 
     def write_case(self, case: str, image: Frames, labels: FrameLabels | None) -> None:
         """Write one case, in place of what was there under its name.
@@ -196,8 +198,11 @@ class StoreWriter:
 
         Raises:
             InputError: the name cannot be that of a folder inside the store.
+            OSError: the disk is full, or the folder cannot be written.
         """
-        folder = self.path / "cases" / _checked(case)
+        if not is_case_name(case):
+            raise InputError(repr(case), "cannot name a case", "a folder's name", "rename the case")
+        folder = self.path / "cases" / case
         arrays: dict[str, np.ndarray] = {"image": np.asarray(image, np.float32)}
         if labels is not None:
             arrays["labels"] = np.asarray(labels, np.uint8)
@@ -263,45 +268,15 @@ def _check_inside(box: Box, shape: tuple[int, ...]) -> None:
             raise IndexError(f"{part} in an axis of {size} voxels")
 
 
-def _checked(case: str) -> str:
-    outside = case in ("", ".", "..") or any(mark in "/\\\0" for mark in case)
-    # Lone surrogates are how Python shows a file name that is not UTF-8.
-    if outside or any("\ud800" <= mark <= "\udfff" for mark in case):
-        raise InputError(repr(case), "cannot name a case", "a folder's name", "rename the case")
-    return case
-
-
-def _read_manifest(root: Any, path: str) -> dict[str, Any]:
-    source, expected = f"{path}/manifest.json", f"a prepared store of format {FORMAT}"
-    damaged = InputError(source, "is damaged", expected, "delete the store and prepare again")
+def _read_manifest(root: Any, path: str) -> Manifest:
+    source = f"{path}/manifest.json"
     try:
         found = root.read("manifest.json").result()
     except (ValueError, OSError) as error:
-        raise InputError(source, "cannot be read", expected, "run penn prepare") from error
+        raise InputError(source, "cannot be read", EXPECTED, "run penn prepare") from error
     if found.state != "value":
-        raise InputError(source, "is missing", expected, "run penn prepare")
-    try:
-        manifest = json.loads(found.value)
-        version = manifest["format"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise damaged from error
-    if version != FORMAT:
-        raise InputError(source, f"is of format {version!r}", expected, "run penn prepare")
-    try:
-        shapes = [case["frames_shape"] for case in manifest["cases"].values()]
-        complete = isinstance(manifest["data_hash"], str) and all(map(_is_frames_shape, shapes))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise damaged from error
-    if not complete:
-        raise damaged
-    for case in manifest["cases"]:
-        _checked(case)
-    return manifest
-
-
-def _is_frames_shape(shape: Any) -> bool:
-    lengths = isinstance(shape, list) and len(shape) in (4, 5)
-    return lengths and all(isinstance(size, int) and size > 0 for size in shape)
+        raise InputError(source, "is missing", EXPECTED, "run penn prepare")
+    return read_manifest(found.value, source)
 
 
 def _chunk(kind: str, shape: tuple[int, ...]) -> list[int]:
@@ -328,5 +303,16 @@ def _write(folder: Path, array: np.ndarray, chunk: list[int]) -> None:
         ],
     }
     spec = {"driver": "zarr3", "kvstore": kvstore, "metadata": metadata, **_WHOLE_CHUNKS}
-    target = ts.open(spec, create=True, context=_context(0)).result()
-    target.write(array).result()
+    try:
+        target = ts.open(spec, create=True, context=_context(0)).result()
+        # One chunk after the other: when this fails, nothing is still on its way to the disk, and
+        # what was written can be removed.
+        for start in product(*map(range, [0] * array.ndim, array.shape, chunk)):
+            stop = np.minimum(np.add(start, chunk), array.shape).tolist()
+            box = tuple(map(slice, start, stop))
+            target[box].write(array[box]).result()
+    except ValueError as error:
+        # What the system refused, TensorStore tells in its text alone.
+        if code := re.search(r"os_error_code='(\d+)'", str(error)):
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from error
+        raise

@@ -1,4 +1,4 @@
-from itertools import permutations, product
+from itertools import pairwise, permutations, product
 
 import numpy as np
 import pytest
@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import gaussian_filter, zoom
 
-from penn_jax.data.grid import FrameGrid, from_frames, normalise, plan_frames, to_frames
+from penn_jax.data import grid as grid_module
+from penn_jax.data.grid import (
+    FrameGrid,
+    block_from_frames,
+    from_frames,
+    normalise,
+    oriented,
+    plan_frames,
+    to_frames,
+)
 
 # The 48 ways to store a volume along the canonical axes: 6 orders × 8 directions.
 ORIENTATIONS = [
@@ -193,3 +202,52 @@ def test_normalise_of_poor_images_is_finite():
     two = np.zeros((1, 10, 10, 1))
     two[0, :5] = 1  # a body without spread: mean 1/2 and deviation 1/2 of all voxels
     np.testing.assert_allclose(np.unique(normalise(two)), (-1, 1), atol=1e-6)
+
+
+@given(
+    orientation=st.sampled_from(ORIENTATIONS),
+    shape=st.tuples(*[st.integers(2, 30)] * 3),
+    target=st.tuples(*[st.floats(0.3, 4)] * 3),
+    dimensions=st.sampled_from((2, 3)),
+    cuts=st.tuples(*[st.lists(st.integers(1, 90), max_size=3)] * 3),
+)
+def test_blocks_make_up_the_frames_on_the_grid_of_the_file(
+    orientation, shape, target, dimensions, cuts
+):
+    grid = plan(shape, (1.0, 1.1, 1.2), dimensions, target[:dimensions], orientation)
+    scores = np.random.default_rng(0).normal(size=(*grid.shape, 2)).astype(np.float32)
+    result, times = np.zeros((*shape, 2), np.float32), np.zeros(shape, int)
+    bounds = [
+        sorted({0, size, *(cut for cut in along if cut < size)})
+        for size, along in zip(grid.shape[1:], cuts, strict=False)
+    ]
+    for frame in range(grid.shape[0]):
+        for box in product(*([slice(a, b) for a, b in pairwise(axis)] for axis in bounds)):
+            reach = tuple(
+                slice(max(0, part.start - margin), min(size, part.stop + margin))
+                for part, margin, size in zip(box, grid.margins, grid.shape[1:], strict=True)
+            )
+            values, where = block_from_frames(scores[(frame, *reach)], reach, box, grid)
+            oriented(result, grid)[(frame, *where)] = values
+            oriented(times, grid)[(frame, *where)] += 1
+    assert (times == 1).all()
+    np.testing.assert_array_equal(result, from_frames(scores, grid, 1))
+
+
+def test_resampling_in_pieces_is_resampling_at_once(monkeypatch):
+    image = np.random.default_rng(0).normal(size=(17, 13, 9, 1)).astype(np.float32)
+    grid = plan(image.shape[:3], (1.0, 1.0, 1.0), 3, (0.7, 2.5, 1.3))
+    whole = to_frames(image, grid, 1)
+    monkeypatch.setattr(grid_module, "_CHUNK", 500)
+    np.testing.assert_array_equal(to_frames(image, grid, 1), whole)
+
+
+def test_what_is_written_to_the_oriented_view_is_in_the_array():
+    orientation = np.array([[1, -1], [2, 1], [0, -1]])
+    array = np.zeros((2, 3, 4))
+    grid = plan(array.shape, (1.0, 1.0, 1.0), 3, None, orientation)
+    oriented(array, grid)[0, 0, 0, 0] = 1
+    # Right of all, front of all, lowest: the last voxel of file axis 2 (against R), the last of
+    # file axis 0 (against A) and the first of file axis 1.
+    assert array[-1, 0, -1] == 1
+    assert array.sum() == 1

@@ -1,14 +1,14 @@
 """The stream of batches: a function of (seed, index), whatever reads it."""
 
 import contextlib
-import json
 
 import numpy as np
 import pytest
+from stores import write_store
 
 from penn_jax.config import PatchConfig
 from penn_jax.data.loader import stream
-from penn_jax.data.store import Store, StoreWriter
+from penn_jax.data.store import Store
 
 CONFIG = PatchConfig(size=(16, 16), neighbours=1)
 
@@ -16,16 +16,13 @@ CONFIG = PatchConfig(size=(16, 16), neighbours=1)
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
-    writer, generator, cases = StoreWriter(folder), np.random.default_rng(0), {}
+    generator, cases = np.random.default_rng(0), {}
     for number in range(5):
         shape = (3, 20 + number, 30)
         labels = (generator.random(shape) < 0.02).astype(np.uint8) if number else None
-        writer.write_case(
-            f"case{number}", generator.normal(size=(*shape, 1)).astype(np.float32), labels
-        )
-        cases[f"case{number}"] = {"frames_shape": [*shape, 1], "labelled": labels is not None}
-    manifest = {"format": 1, "data_hash": "x", "spacing": [1.0, 1.0], "cases": cases}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+        image = generator.normal(size=(*shape, 1)).astype(np.float32)
+        cases[f"case{number}"] = (image, labels)
+    write_store(folder, cases)
     return Store(folder)
 
 

@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import nibabel as nib
@@ -13,10 +15,10 @@ from rich.console import Console
 
 from penn_jax.config import PrepareConfig
 from penn_jax.data import prepare as module
-from penn_jax.data.findings import seeded_split
 from penn_jax.data.grid import normalise
 from penn_jax.data.prepare import prepare, summary
 from penn_jax.data.store import Store
+from penn_jax.pretrain import pretraining_cases
 from penn_jax.types import InputError
 
 SHAPE = (4, 12, 10)
@@ -242,9 +244,66 @@ def test_splits_of_the_folder_are_honoured(raw):
     (raw / "splits_final.json").write_text(json.dumps([split]))
     manifest = run(raw)
     assert manifest["splits"] == [{"train": ["c0", "c1", "c5"], "validation": ["c2"]}]
+
+
+def test_a_given_split_that_leaks_is_an_error_unless_allowed(raw):
+    split = {"train": ["c0", "c1", "c5"], "val": ["c2"]}
+    (raw / "splits_final.json").write_text(json.dumps([split]))
     save(raw / "imagesTr/c2_0000.nii.gz", scan(0))
-    (line,) = run(raw, raw.parent / "twins")["findings"]
-    assert line == ("identical scans under different names: c0, c2, on both sides of split 0")
+    leak = "split 0 trains on c0 and validates on c2, the same scan"
+    refused(f"raw: 1 leak: {leak}, expected each scan and each subject on one side", raw)
+    manifest = run(raw, allow_leak=True)
+    assert manifest["config"]["allow_leak"]
+    assert manifest["findings"] == [
+        leak,
+        "identical scans under different names: c0, c2",
+        "left out of pre-training on split 0, the same scan or subject "
+        "as a validation or test case: c0 (as c2)",
+    ]
+
+
+def test_a_subject_on_both_sides_is_an_error(raw):
+    for name in ("sub-1_a", "sub-1_b"):
+        save(raw / f"imagesTr/{name}_0000.nii.gz", scan(ord(name[-1])))
+        save(raw / f"labelsTr/{name}.nii.gz", mask(0))
+    splits = [
+        {"train": ["c0", "sub-1_a"], "val": ["c1", "c2"]},
+        {"train": ["c0", "sub-1_a"], "val": ["c1", "sub-1_b"]},
+    ]
+    (raw / "splits_final.json").write_text(json.dumps(splits))
+    refused("split 1 trains on sub-1_a and validates on sub-1_b, of one subject", raw)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_a_test_case_that_is_also_trained_or_validated_on_is_an_error(raw, given):
+    if given:
+        split = {"train": ["c0", "c1"], "val": ["c2"]}
+        (raw / "splits_final.json").write_text(json.dumps([split]))
+    # In another type, on another scale, transposed, and the header says nothing of it.
+    array = scan(2).transpose(1, 2, 0)[:, ::-1] * np.float64(0.25)
+    save(raw / "imagesTs/t_0000.nii.gz", array)
+    refused("the splits use c2 and imagesTs has t, the same scan", raw)
+
+
+def test_unlabelled_copies_of_validation_cases_are_left_out_of_pretraining(tmp_path):
+    for k in range(4):
+        save(tmp_path / f"raw/images/c{k}.nii.gz", scan(k))
+        save(tmp_path / f"raw/labels/c{k}.nii.gz", mask(k))
+    save(tmp_path / "raw/images/copy.nii.gz", scan(1)[:, ::-1])
+    save(tmp_path / "raw/images/other.nii.gz", scan(9))
+    split = {"train": ["c0", "c2", "c3"], "val": ["c1"]}
+    (tmp_path / "raw/splits_final.json").write_text(json.dumps([split]))
+    manifest = run(tmp_path / "raw")
+    assert [line for line in manifest["findings"] if "left out" in line] == [
+        "left out of pre-training on split 0, the same scan or subject "
+        "as a validation or test case: copy (as c1)"
+    ]
+    assert pretraining_cases(Store(tmp_path / "out"), 0) == ["c0", "c2", "c3", "other"]
+    for name in ("c0", "c2", "c3", "other"):
+        save(tmp_path / f"raw/images/{name}.nii.gz", scan(1))
+    prepare(tmp_path / "raw", tmp_path / "leaking", PrepareConfig(allow_leak=True), 1)
+    with pytest.raises(InputError, match="no case to pre-train on: c0, c2, c3, copy, other of the"):
+        pretraining_cases(Store(tmp_path / "leaking"), 0)
 
 
 def test_identical_scans_are_found_in_any_orientation(raw):
@@ -256,42 +315,6 @@ def test_identical_scans_are_found_in_any_orientation(raw):
         assert "identical scans under different names: c0, c2" in manifest["findings"]
         for side in manifest["splits"][0].values():
             assert ("c0" in side) == ("c2" in side)
-
-
-def record(subject: str, voxel_hash: str, labelled: bool = True, part: str = "train") -> dict:
-    return {"subject": subject, "voxel_hash": voxel_hash, "labelled": labelled, "part": part}
-
-
-def test_seeded_split_is_by_subject_and_by_seed_alone():
-    cases = {f"s{k // 2}_{k}": record(f"s{k // 2}", str(k)) for k in range(40)}
-    cases |= {"u": record("u", "u", labelled=False), "t": record("t", "t", part="test")}
-    split = seeded_split(cases, 0.25, 3)
-    assert split == seeded_split(dict(reversed(cases.items())), 0.25, 3)
-    assert len({str(seeded_split(cases, 0.25, seed)) for seed in range(10)}) > 5
-    sides = [{cases[name]["subject"] for name in split[side]} for side in split]
-    assert [len(side) for side in sides] == [15, 5]  # 20 subjects, a quarter held out
-    assert not sides[0] & sides[1]
-    assert len(split["train"]) + len(split["validation"]) == 40
-
-
-def test_seeded_split_follows_chains_of_twins():
-    # a shares a scan with b, b another one with c: all three belong together.
-    hashes = {"a1": "x", "b1": "x", "b2": "y", "c1": "y", "d1": "z", "e1": "w"}
-    cases = {name: record(name[0], value) for name, value in hashes.items()}
-    for seed in range(10):
-        split = seeded_split(cases, 0.3, seed)
-        assert {"a1", "b1", "b2", "c1"} <= set(split["train"]) or {
-            "a1",
-            "b1",
-            "b2",
-            "c1",
-        } == set(split["validation"])
-
-
-@pytest.mark.parametrize(("groups", "held"), [(0, 0), (1, 0), (2, 1), (3, 1), (10, 2)])
-def test_seeded_split_holds_out_at_least_one_and_never_all(groups, held):
-    cases = {f"c{k}": record(f"c{k}", str(k)) for k in range(groups)}
-    assert len(seeded_split(cases, 0.2, 0)["validation"]) == held
 
 
 def test_oddities_are_findings_and_no_errors(raw):
@@ -369,6 +392,128 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(raw):
     run(raw)
     assert not partial.exists()
     assert sorted(p.name for p in (out / "cases").iterdir()) == [f"c{k}" for k in range(6)]
+
+
+SLOW_PREPARE = (
+    "import sys, time\n"
+    "from pathlib import Path\n"
+    "from penn_jax.config import PrepareConfig\n"
+    "from penn_jax.data import prepare\n"
+    "real = prepare._prepare_case\n"
+    "def slow(case, *, plan):\n"
+    "    record = real(case, plan=plan)\n"
+    "    if case.name in ('c2', 'c3'):\n"
+    "        (plan.folder / f'{case.name} is done').touch()\n"
+    "        time.sleep(60)\n"
+    "    return record\n"
+    # Workers import this file anew and must find the slow function as well.
+    "prepare._prepare_case = slow\n"
+    "if __name__ == '__main__':\n"
+    "    raw, out, workers = sys.argv[1:]\n"
+    "    prepare._prepare_case.__module__ = '__main__'\n"
+    "    prepare.prepare(Path(raw), Path(out), PrepareConfig(), int(workers))\n"
+)
+
+
+@contextmanager
+def slow_prepare(raw: Path, out: Path, workers: int) -> Iterator[subprocess.Popen]:
+    """Another process that prepares and stops in the middle, when c2 is written."""
+    script = raw.parent / "slow.py"
+    script.write_text(SLOW_PREPARE)
+    command = [sys.executable, script, raw, out, str(workers)]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
+    try:
+        until(lambda: (out.parent / f".{out.name}.partial/c2 is done").exists())
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def until(happened: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "did not happen"
+        time.sleep(0.02)
+
+
+def workers_of(parent: int) -> list[int]:
+    """Processes that a pool started: the interpreter's own tracker of semaphores is none."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            of = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if of == parent and b"spawn_main" in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+    return found
+
+
+def is_running(process: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def test_a_second_process_is_told_of_the_first(raw):
+    out = raw.parent / "out"
+    with slow_prepare(raw, out, 1):
+        refused("out: is being made by another process, expected one at a time", raw)
+        run(raw, raw.parent / "another")
+    # The first was killed: its lock went with it, and its folder is cleaned up.
+    run(raw)
+    left = {path.name for path in raw.parent.iterdir()}
+    assert left == {"raw", "out", "another", "slow.py"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are listed in /proc")
+def test_workers_of_a_killed_process_end(raw):
+    out = raw.parent / "out"
+    with slow_prepare(raw, out, 2) as process:
+        workers = workers_of(process.pid)
+        assert len(workers) == 2
+        assert all(map(is_running, workers))
+        process.kill()
+        until(lambda: not any(map(is_running, workers)), 10)
+    assert not out.exists()
+    run(raw)
+    assert sorted(p.name for p in (out / "cases").iterdir()) == [f"c{k}" for k in range(6)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are listed in /proc")
+def test_a_killed_worker_is_one_line_and_leaves_nothing(raw):
+    out = raw.parent / "out"
+    with slow_prepare(raw, out, 2) as process:
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+        _, said = process.communicate(timeout=30)
+    assert "InputError: preparing: a process was killed" in said.decode().splitlines()[-1]
+    assert {path.name for path in raw.parent.iterdir()} == {"raw", "slow.py"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_one_line_and_leaves_nothing(raw, workers):
+    # Many slices: nothing may be on its way to the disk when the folder is removed.
+    save(raw / "imagesTr/c0_0000.nii.gz", scan(0, (60, 64, 64)))
+    save(raw / "labelsTr/c0.nii.gz", mask(0, (60, 64, 64)))
+    # No file above 1 kB: the system refuses to write, as it does when the disk is full.
+    script = (
+        "import resource, sys\n"
+        "from penn_jax.cli import main\n"
+        "if __name__ == '__main__':\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "    sys.exit(main(sys.argv[1:]))\n"
+    )
+    (raw.parent / "limited.py").write_text(script)
+    out = raw.parent / "folders/of/out"
+    command = [sys.executable, raw.parent / "limited.py", "prepare", raw, out]
+    answer = subprocess.run(
+        [*command, "--workers", str(workers)], capture_output=True, text=True, check=False
+    )
+    assert answer.returncode == 2
+    (line,) = answer.stderr.splitlines()
+    assert "File too large" in line
+    assert "the space left" in line
+    assert {path.name for path in raw.parent.iterdir()} == {"raw", "limited.py"}
 
 
 DATA = Path(os.environ.get("PENN_DATA", Path(__file__).parents[2] / "../shared/data"))

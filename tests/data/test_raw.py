@@ -241,3 +241,53 @@ def test_folders_that_hold_nothing(tmp_path):
     refused(tmp_path, "no known layout")
     (tmp_path / "images").mkdir()
     refused(tmp_path, "no case")
+
+
+def test_links_inside_of_the_folder_are_followed(nnunet):
+    (nnunet / "pool").mkdir()
+    (nnunet / "imagesTr/a_0000.nii.gz").rename(nnunet / "pool/x")
+    (nnunet / "imagesTr/a_0000.nii.gz").symlink_to("../pool/x")
+    assert find_cases(nnunet).cases[0].images == (nnunet / "imagesTr/a_0000.nii.gz",)
+    linked = nnunet.with_name("linked")
+    linked.symlink_to(nnunet)  # the folder itself may be one
+    assert len(find_cases(linked).cases) == 2
+
+
+@pytest.mark.parametrize("name", ["imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz", "dataset.json"])
+def test_links_out_of_the_folder_are_refused(nnunet, tmp_path_factory, name):
+    target = tmp_path_factory.mktemp("elsewhere") / "file"
+    (nnunet / name).rename(target)
+    (nnunet / name).symlink_to(target)
+    refused(nnunet, f"{nnunet / name}: a link to {target}, expected a file inside of {nnunet}")
+    refused(nnunet, "copy the file, or give the folder that holds both")
+
+
+def test_a_folder_that_is_a_link_out_is_refused(nnunet, tmp_path_factory):
+    target = tmp_path_factory.mktemp("elsewhere") / "scans"
+    (nnunet / "imagesTr").rename(target)
+    (nnunet / "imagesTr").symlink_to(target)
+    refused(nnunet, f"imagesTr/a_0000.nii.gz: a link to {target / 'a_0000.nii.gz'}")
+
+
+@pytest.mark.parametrize(
+    ("mark", "shown"), [("\n", r"\n"), ("\x1b", r"\x1b"), ("\udcff", r"\udcff")]
+)
+def test_names_that_cannot_be_shown_are_refused_in_one_line(nnunet, mark, shown):
+    touch(nnunet, f"imagesTr/a{mark}b_0000.nii.gz")
+    refused(nnunet, f"a{shown}b_0000.nii.gz: control characters or broken UTF-8 in its name")
+
+
+def test_unicode_and_spaces_are_names(nnunet):
+    touch(nnunet, "imagesTs/Ж é 病人_0000.nii.gz")
+    assert "Ж é 病人" in [case.name for case in find_cases(nnunet).cases]
+
+
+def test_what_is_there_but_cannot_be_read_is_not_passed_over(nnunet):
+    (nnunet / "splits_final.json").symlink_to("nowhere")
+    refused(nnunet, "splits_final.json: is not a file")
+    (nnunet / "splits_final.json").unlink()
+    (nnunet / "imagesTs").touch()
+    refused(nnunet, "imagesTs: is not a folder")
+    (nnunet / "imagesTs").unlink()
+    touch(nnunet, "imagesTs/c_0000.NII.GZ")
+    refused(nnunet, "c_0000.NII.GZ: not a NIfTI name, expected .nii.gz or .nii; rename it")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stores import case_record, manifest_of, write_manifest, write_store
 
 from penn_jax.data import store as module
 from penn_jax.data.store import FOREGROUND_VOXELS, Store, StoreWriter, foreground_table
@@ -25,18 +26,6 @@ def make_case(shape, seed=0, classes=3):
     rng = np.random.default_rng(seed)
     image = rng.standard_normal(shape).astype(np.float32)
     return image, rng.integers(0, classes, shape[:-1]).astype(np.uint8)
-
-
-def write_store(path, cases, **changes):
-    """A store of {name: (image, labels or None)}."""
-    writer = StoreWriter(path)
-    entries = {}
-    for name, (image, labels) in cases.items():
-        writer.write_case(name, image, labels)
-        entries[name] = {"frames_shape": image.shape, "labelled": labels is not None}
-    manifest = {"format": 1, "data_hash": "abc", "cases": entries, **changes}
-    path.joinpath("manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    return path
 
 
 def whole(labels):
@@ -147,14 +136,14 @@ def test_pickled_store_reads_the_same_and_carries_no_handles(small):
     assert len(pickle.dumps(store)) == size
     copy = pickle.loads(pickle.dumps(store))
     np.testing.assert_array_equal(copy.image("a", box), image)
-    assert repr(copy) == repr(store) == f"Store({str(small)!r}, data_hash='abc')"
+    assert repr(copy) == repr(store) == f"Store({str(small)!r}, data_hash='{'ab' * 32}')"
 
 
 def test_repr_depends_on_path_and_data_hash_alone(small, monkeypatch):
     monkeypatch.chdir(small.parent)
     assert repr(Store("store")) == repr(Store(small))
-    write_store(small, {"a": make_case((1, 8, 8, 1))}, data_hash="def")
-    assert repr(Store(small)) == f"Store({str(small)!r}, data_hash='def')"
+    write_store(small, {"a": make_case((1, 8, 8, 1))}, data_hash="cd" * 32)
+    assert repr(Store(small)) == f"Store({str(small)!r}, data_hash='{'cd' * 32}')"
 
 
 def test_processes_write_cases_side_by_side(tmp_path):
@@ -163,9 +152,7 @@ def test_processes_write_cases_side_by_side(tmp_path):
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         write = functools.partial(StoreWriter(tmp_path).write_case, image=image, labels=labels)
         list(pool.map(write, names))
-    entries = {name: {"frames_shape": image.shape, "labelled": True} for name in names}
-    manifest = {"format": 1, "data_hash": "", "cases": entries}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(tmp_path, manifest_of({n: case_record(image.shape, labels) for n in names}))
     store = Store(tmp_path)
     for name in names:
         np.testing.assert_array_equal(store.image(name, whole(labels)), image)
@@ -233,16 +220,8 @@ def test_a_store_is_read_over_http(small):
     [
         (None, r"manifest\.json: is missing, expected a prepared store of format 1; run penn"),
         ('{"format": 2}', r"manifest\.json: is of format 2, expected .* format 1"),
-        ('{"format": 1, "cases": {"a": {"frames_', "is damaged"),
-        ("[]", "is damaged"),
+        ('{"format": 1, "cases": {"a": {"frames_', "is damaged .*; delete the store and prepare"),
         ("\xff", "is damaged"),
-        ('{"format": 1, "data_hash": "abc"}', "is damaged"),
-        ('{"format": 1, "data_hash": "abc", "cases": {"a": {}}}', "is damaged"),
-        ('{"format": 1, "data_hash": "", "cases": {"a": {"frames_shape": [3]}}}', "is damaged"),
-        (
-            '{"format": 1, "data_hash": "", "cases": {"../a": {"frames_shape": [1, 9, 9, 1]}}}',
-            "'../a': cannot name a case",
-        ),
     ],
 )
 def test_a_folder_without_a_sound_manifest_is_refused(text, message, small):
@@ -317,7 +296,8 @@ def test_a_zero_image_is_stored_not_taken_for_missing(tmp_path):
 
 def test_an_array_that_is_not_the_manifests_is_refused(small):
     manifest = json.loads((small / "manifest.json").read_text())
-    manifest["cases"]["a"]["frames_shape"] = [3, 20, 25, 2]
+    changed = case_record((3, 20, 25, 2), np.zeros((3, 20, 25), np.uint8))
+    manifest["cases"]["a"] = changed
     (small / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=r"\(3, 20, 24, 2\), not \(3, 20, 25, 2\)"):
         Store(small).image("a", (slice(0, 1), slice(0, 4), slice(0, 4)))

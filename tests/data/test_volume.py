@@ -1,5 +1,6 @@
 import gzip
 import os
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -9,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penn_jax.data.grid import from_frames, to_frames
+from penn_jax.data.header import LARGEST_BYTES
 from penn_jax.data.volume import (
-    LARGEST_BYTES,
     check_same_grid,
     frame_grid,
     read_geometry,
@@ -121,6 +122,11 @@ BAD_HEADERS = {
     "zero spacing": ({"pixdim": [1, 1, 0, 4, 0, 0, 0, 0]}, "voxels measure 1 × 0 × 4"),
     "negative spacing": ({"pixdim": [1, 1, 1, -4, 0, 0, 0, 0]}, "voxels measure 1 × 1 × -4"),
     "infinite spacing": ({"pixdim": [1, np.inf, 1, 4, 0, 0, 0, 0]}, "voxels measure inf"),
+    "metres told as mm": ({"srow_z": [-1e5, 0, 0, 0]}, "voxels measure 100000"),
+    "nanometres": (
+        {"srow_z": [-1e-4, 0, 0, 0], "srow_y": [0, -1.5, 0, 0]},
+        "expected 0.001 to 100",
+    ),
     "singular affine": ({"srow_x": [0, 0, 0, 0]}, "affine is singular"),
     "two parallel axes": ({"srow_y": [-1, 0, 0, 0], "srow_z": [-1, 0, 0, 0]}, "singular"),
     "affine of NaN": ({"srow_x": [np.nan, 0, 4, 0]}, "affine is not finite"),
@@ -133,8 +139,12 @@ BAD_HEADERS = {
     "bits": ({"datatype": 1}, "voxels are binary"),
     "metres": ({"xyzt_units": 1}, "unit of length is metre"),
     "data far off": ({"vox_offset": 1e30}, "header claims"),
+    "data in the header": ({"vox_offset": 0}, "its voxels start at byte 0, in the header"),
+    "half of a pair": ({"magic": b"ni1", "vox_offset": 0}, "header of a .hdr and .img pair"),
     "data nowhere": ({"vox_offset": np.nan}, "cannot be read"),
     "more voxels than bytes": ({"dim": [3, 5, 6, 300, 1, 1, 1, 1]}, "bytes are missing"),
+    "fewer voxels than bytes": ({"dim": [3, 5, 6, 2, 1, 1, 1, 1]}, "goes on after its last voxel"),
+    "more than gzip can hold": ({"dim": [3, 5, 600, 600, 1, 1, 1, 1]}, "cannot lie in"),
     "not NIfTI": ({"magic": b"abc"}, "cannot be read"),
     "infinite intercept": ({"scl_slope": 1, "scl_inter": np.inf}, "cannot be read"),
 }
@@ -144,6 +154,59 @@ BAD_HEADERS = {
 def test_bad_headers_are_refused(file, case):
     fields, message = BAD_HEADERS[case]
     expect_refusal(read_image, [save(file, ramp(), **fields)], message)
+
+
+@pytest.mark.parametrize(
+    ("length", "wrong"), [(-9, "9 bytes are missing"), (4, "4 bytes too many")]
+)
+@pytest.mark.parametrize("read", [lambda path: read_image([path]), read_labels, read_geometry])
+def test_a_plain_file_is_as_long_as_its_header_says(tmp_path, read, length, wrong):
+    path = save(tmp_path / "a.nii", ramp())
+    os.truncate(path, path.stat().st_size + length)
+    expect_refusal(read, path, wrong)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_nothing_of_a_claimed_size_is_allocated(tmp_path, name):
+    claim = {"dim": [3, 1000, 1000, 500, 1, 1, 1, 1]}  # 1.9 GiB of float32
+    noise = np.random.default_rng(0).normal(size=(50, 40, 30)).astype(np.float32)
+    path = save(tmp_path / name, noise, **claim)
+    tracemalloc.start()
+    expect_refusal(read_image, [path], "")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+def test_a_gzip_bomb_is_refused_unread(file):
+    # As float32 128 MiB of zeros, over and over: 2 GiB less what the limit leaves for the header.
+    piece, pieces = 2**25, 60
+    header = save(file.with_name("a.nii"), ramp(), dim=[3, 1024, 1024, 480, 1, 1, 1, 1])
+    assert piece * pieces == 1024 * 1024 * 480 * 4
+    start = gzip.compress(header.read_bytes()[:352])
+    file.write_bytes(start + gzip.compress(bytes(piece)) * pieces)
+    tracemalloc.start()
+    expect_refusal(read_image, [file], "its 1.9 GiB are packed 10")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
+def test_frames_beyond_the_limit_are_refused(file):
+    volume = read_image([save(file, ramp(), np.diag([50.0, 50, 50, 1]))])
+    # By hand: in 3-D each voxel would become 2000³ of 0.025 mm; 5 · 6 · 3 · 2000³ · 4 / 2³⁰.
+    with pytest.raises(InputError, match=r"case.nii.gz: its voxels of 50 × 50 × 50 mm make 2682.2"):
+        frame_grid(volume, 3, (0.025, 0.025, 0.025))
+
+
+def test_a_broken_extension_is_nobodys_business(file):
+    image = nib.Nifti1Image(ramp(), OBLIQUE)
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"whatever"))
+    content = bytearray(image.to_bytes())
+    assert content[348] == 1  # an extension follows
+    content[352:356] = (7).to_bytes(4, "little")  # of a size that cannot be
+    file.write_bytes(gzip.compress(bytes(content)))
+    np.testing.assert_array_equal(read_image([file]).array[..., 0], ramp())
 
 
 def test_the_limit_counts_bytes():
@@ -214,6 +277,7 @@ def test_damaged_files_are_refused(file, tmp_path):
     file.write_bytes(b"")
     expect_refusal(read_image, [file], "cannot be read")
     expect_refusal(read_image, [tmp_path / "none.nii.gz"], "no such file")
+    (tmp_path / "scan.mha").touch()
     expect_refusal(read_image, [tmp_path / "scan.mha"], "not a NIfTI name")
 
 
