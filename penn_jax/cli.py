@@ -11,19 +11,23 @@ import contextlib
 import io
 import re
 import runpy
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from penn_jax.config import Config, PrepareConfig, to_json
 from penn_jax.settings import parse_section
-from penn_jax.types import DivergedError, InputError
+from penn_jax.types import DivergedError, InputError, StoppedError
 
 EXIT_INPUT = 2
 """What the user gave cannot be used; also what argparse exits with."""
 EXIT_DIVERGED = 3
+EXIT_STOPPED = 75
+"""SIGTERM came and the run is saved: ``--resume`` goes on (``EX_TEMPFAIL`` of sysexits.h)."""
 EXIT_INTERRUPTED = 130
 
 
@@ -41,11 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _parser().error(f"unknown option {rest[0]}")
     options.overrides = rest
     try:
-        options.command(options)
+        with _sigterm_unwinds():
+            options.command(options)
     except InputError as error:
         return _fail(str(error), EXIT_INPUT)
     except DivergedError as error:
         return _fail(str(error), EXIT_DIVERGED)
+    except StoppedError as error:
+        interrupted = error.signal == signal.SIGINT
+        return _fail(str(error), EXIT_INTERRUPTED if interrupted else EXIT_STOPPED)
     except OSError as error:
         where = error.filename or "a file"
         return _fail(
@@ -53,9 +61,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"check the path, its permissions and the space left",
             EXIT_INPUT,
         )
-    except KeyboardInterrupt:
-        return _fail("interrupted", EXIT_INTERRUPTED)
+    except KeyboardInterrupt as error:
+        return _fail("interrupted", 128 + error.args[0] if error.args else EXIT_INTERRUPTED)
     return 0
+
+
+@contextlib.contextmanager
+def _sigterm_unwinds() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, so that what is half done is tidied away."""
+
+    def interrupt(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(message: str, code: int) -> int:
@@ -88,6 +113,7 @@ def _prepare(options: argparse.Namespace) -> None:
             "merge_labels": options.merge_labels,
             "validation_fraction": options.validation_fraction,
             "seed": options.seed,
+            "allow_leak": options.allow_leak,
         },
         "command line",
     )
@@ -127,13 +153,19 @@ def _predict(options: argparse.Namespace) -> None:
     from penn_jax.segment import predict
 
     _start_jax()
+    given = {
+        "batch_size": options.batch_size,
+        "mirror": options.mirror,
+        "memory_budget": options.memory_budget,
+        "smallest_component": options.smallest_component,
+    }
     written = predict(
-        options.model,
-        options.inputs,
+        [*options.model, *options.inputs],
         options.out,
+        {name: value for name, value in given.items() if value is not None},
         options.probabilities,
-        options.mirror,
         options.overwrite,
+        options.engine,
         not options.quiet,
     )
     print(f"{options.out}: {len(written)} masks")
@@ -157,6 +189,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     console.print(six_metric_table(result))
     if len(result["labels"]) > 1:
         console.print(label_table(result))
+    # Plain print: rich would read brackets in a name as its own marks.
+    if result["extra"]:
+        print(f"without a reference, not counted: {', '.join(result['extra'])}")
+    if result["left_out"]:
+        print(f"references that --cases leaves out: {len(result['left_out'])}")
 
 
 # ---- options -----------------------------------------------------------------------------------
@@ -191,6 +228,9 @@ def _parser() -> _Parser:
     sub.add_argument("--spacing", nargs="+", default=["median"], help="median, native, or mm")
     sub.add_argument("--seed", type=int, default=0, help="of the split, where none is given")
     sub.add_argument("--validation-fraction", type=float, default=0.2, help="likewise")
+    sub.add_argument(
+        "--allow-leak", action="store_true", help="go on where a split shares scans or subjects"
+    )
     sub.add_argument("--workers", type=int, default=None, help="processes (default: all CPUs)")
 
     for name, run, text in (
@@ -214,7 +254,12 @@ def _parser() -> _Parser:
     sub = command(
         "predict", _predict, "scans to masks", "penn predict runs/train scans/ --out masks"
     )
-    sub.add_argument("model", type=Path, help="a run directory")
+    sub.add_argument(
+        "model",
+        type=Path,
+        nargs=1,
+        help="a run directory; further ones (folders with a config.json) are averaged with it",
+    )
     sub.add_argument("inputs", type=Path, nargs="+", help="scans, or folders of scans")
     sub.add_argument("--out", type=Path, required=True, help="folder of the masks")
     sub.add_argument("--probabilities", action="store_true", help="write them too")
@@ -222,7 +267,18 @@ def _parser() -> _Parser:
     sub.add_argument(
         "--mirror",
         action=argparse.BooleanOptionalAction,
-        help="average over mirrorings (default: as the run's config says)",
+        help="average over mirrorings (default: as the run's config says, like all that follows)",
+    )
+    sub.add_argument("--batch-size", type=int, help="most slices evaluated at once")
+    sub.add_argument("--memory-budget", type=float, help="GiB for evaluating the network")
+    sub.add_argument(
+        "--smallest-component", type=float, metavar="MM3", help="smaller ones become background"
+    )
+    sub.add_argument(
+        "--engine",
+        choices=("auto", "jax", "onnxruntime"),
+        default="auto",
+        help="what evaluates the network (default: onnxruntime on a CPU where it is installed)",
     )
 
     sub = command(
@@ -304,8 +360,10 @@ def _start_jax() -> None:
 
     from penn_jax.run import enable_compile_cache
 
-    # Orbax and Grain warn about what is meant; what is wrong arrives as an exception.
+    # Orbax and Grain warn about what is meant; what is wrong arrives as an exception. Of the arrays
+    # of one failed save each is a task of its own, whose error asyncio would print as well.
     logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     enable_compile_cache()
 
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from annotated_types import Ge, Gt, Le, MinLen
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import ConfigDict, TypeAdapter
 
-Positive = Annotated[int, Gt(0)]
-NonNegative = Annotated[int, Ge(0)]
+Positive = Annotated[int, Gt(0), Lt(2**31)]
+NonNegative = Annotated[int, Ge(0), Lt(2**31)]
 PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Ge(0), Le(1)]
@@ -46,6 +46,8 @@ class PrepareConfig:
     """Share of the subjects held out where the raw folder has no ``splits_final.json``."""
     seed: NonNegative = 0
     """Decides the split of a raw folder that has none."""
+    allow_leak: bool = False
+    """A scan or subject on both sides of a split is a finding, not an error."""
 
 
 @dataclass(frozen=True)
@@ -194,8 +196,13 @@ class PredictConfig:
     __pydantic_config__ = _STRICT
 
     batch_size: Positive = 4
+    """Most slices or tiles evaluated at once."""
     mirror: bool = False
     """Average the probabilities over all mirrorings."""
+    memory_budget: PositiveFloat = 1.0
+    """GiB that evaluating the network may take, besides the scan itself; no mask depends on it."""
+    smallest_component: NonNegativeFloat = 0.0
+    """Connected components of a class below this volume in mm³ become background; 0 keeps all."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +236,8 @@ def from_json(kind: type[Section], values: dict[str, Any]) -> Section:
     Raises:
         pydantic.ValidationError: an unknown key, a wrong type or a value out of range.
     """
-    return TypeAdapter(kind).validate_python(values)
+    # As JSON: strict, and yet a list is a tuple's only form there.
+    return TypeAdapter(kind).validate_json(json.dumps(values), strict=True)
 
 
 def check(section: Section) -> Section:
@@ -247,8 +255,16 @@ def config_hash(section: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def json_text(values: dict[str, Any]) -> str:
+    """The one way in which this project writes JSON."""
+    return json.dumps(values, indent=1, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the whole new one, never half of it."""
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(json_text(values), encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

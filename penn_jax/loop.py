@@ -13,16 +13,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from penn_jax import run as run_directory
 from penn_jax.config import Config, TrainConfig
 from penn_jax.data.loader import stream
 from penn_jax.data.store import Store
+from penn_jax.log import Log
 from penn_jax.optim.checkpoint import Checkpoints
 from penn_jax.optim.parallel import compile_step
 from penn_jax.optim.sgd import build_optimiser
 from penn_jax.optim.step import Objective, build_step, create_state, prediction_variables
-from penn_jax.progress import bar
-from penn_jax.types import DivergedError
+from penn_jax.progress import bar, warn
+from penn_jax.signals import stop_signals
+from penn_jax.types import DivergedError, StoppedError
 
 _IN_FLIGHT = 2
 """Steps handed to the devices before the loop waits for the oldest: keeps them busy, no more."""
@@ -43,21 +44,19 @@ def fit(
     variables: Mapping[str, Any],
     validate: Validate | None = None,
     pretrained: Any = None,
-    resume: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Minimise an objective over patches of the given cases until the budget is used.
 
     Args:
         config: of the run.
-        out: the run directory, already made.
+        out: the run directory, already made; the run goes on from its latest checkpoint.
         store: prepared cases.
         cases: those to draw patches from.
         build_objective: given the name of the ``pmap`` axis, or None under ``jit``.
         variables: the network's, before the first step.
         validate: scores the averaged weights; its time is not training time.
         pretrained: for each parameter whether it came from another run; None where none did.
-        resume: go on from the latest checkpoint of ``out``, if there is one.
         progress: show a progress line where stderr is a terminal.
 
     Returns:
@@ -66,7 +65,8 @@ def fit(
 
     Raises:
         DivergedError: too many gradients in a row were not finite.
-        InputError: the checkpoint to resume from is damaged or of another network.
+        InputError: the checkpoint to resume from is of another network, or one cannot be written.
+        StoppedError: SIGTERM or SIGINT came; the state after the last step is saved.
     """
     course = config.train
     optimiser = build_optimiser(config.optim, pretrained)
@@ -78,27 +78,27 @@ def fit(
 
     with contextlib.ExitStack() as until_the_end:
         # ---- where a resumed run left off ------------------------------------------------------
-        checkpoints = until_the_end.enter_context(
-            contextlib.closing(Checkpoints(out / "checkpoints"))
-        )
-        step, seconds, places = 0, 0.0, ""
-        if resume and (latest := checkpoints.latest()) is not None:
+        checkpoints = Checkpoints(out / "checkpoints", warn)
+        step, seconds, waited, places = 0, 0.0, 0.0, ""
+        last: dict[str, float] = {}
+        if (latest := checkpoints.latest()) is not None:
             state = checkpoints.restore_state(latest, state)
             account = checkpoints.restore_account(latest)
-            step, seconds, places = latest, account["seconds"], account["places"]
+            step, seconds, waited = latest, account["seconds"], account["waited"]
+            places, last = account["places"], account["scores"]
         state = compiled.spread(state)
-        log = until_the_end.enter_context(contextlib.closing(run_directory.Log(out, step)))
+        log = until_the_end.enter_context(contextlib.closing(Log(out, step)))
         batches = until_the_end.enter_context(
             contextlib.closing(
                 stream(store, cases, config.patches, course.batch_size, course.seed, step)
             )
         )
         shown = until_the_end.enter_context(bar(config.name, progress))
+        stop = until_the_end.enter_context(stop_signals())
 
         # ---- the loop --------------------------------------------------------------------------
         pending: deque[Mapping[str, jax.Array]] = deque()
-        last: dict[str, float] = {}
-        paused = waited = 0.0
+        paused = 0.0
         begun, first_step, first_second = time.perf_counter() - seconds, step, seconds
         while (used := budget_used(config.train, step, seconds)) < 1.0:
             asked = time.perf_counter()
@@ -115,7 +115,8 @@ def fit(
             seconds = time.perf_counter() - begun - paused
             done = budget_used(config.train, step, seconds) >= 1.0
             scored = validate is not None and (done or _is_due(step, course.validate_every))
-            saved = scored or done or _is_due(step, course.checkpoint_every)
+            stopped = None if done else stop.signal
+            saved = scored or done or stopped or _is_due(step, course.checkpoint_every)
             if saved:
                 jax.block_until_ready(state)  # steps under way are training time, not a pause
                 seconds = time.perf_counter() - begun - paused
@@ -136,7 +137,7 @@ def fit(
                 rate = (step - first_step) * course.batch_size / max(seconds - first_second, 1e-9)
                 shown.update(used, f"{rate:.0f} patches/s  loss {point['loss']:.3f}")
 
-            stopped = time.perf_counter()
+            pause = time.perf_counter()
             if saved:
                 host = compiled.gather(state)
                 model = prediction_variables(host, config.optim.average)
@@ -146,9 +147,11 @@ def fit(
                     score = last.get(SCORE)
                     log.write({"step": step, "seconds": round(seconds, 3), **last})
                     shown.update(used, f"validation Dice {score or 0:.4f}")
-                account = {"seconds": seconds, "places": places}
+                account = {"seconds": seconds, "waited": waited, "places": places, "scores": last}
                 checkpoints.save(step, model, host, account, score)
-            paused += time.perf_counter() - stopped
+            if stopped:
+                raise StoppedError(out, step, stopped)
+            paused += time.perf_counter() - pause
 
     return {"step": step, "seconds": seconds, "paused": paused, **last}
 

@@ -35,11 +35,16 @@ def bar(title: str, enabled: bool = True) -> Iterator[Bar]:
     shown = enabled and sys.stderr.isatty()
     with Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         disable=not shown,
     ) as progress:
         yield Bar(progress, progress.add_task(title, total=1.0, note=""))
+
+
+def warn(text: str) -> None:
+    """Tell the user, in one line on stderr, of something that was wrong but could be helped."""
+    print(f"penn: warning: {' '.join(text.split())}", file=sys.stderr, flush=True)

@@ -7,69 +7,133 @@
     metrics.jsonl      one line a log point
     events.out…        the same for TensorBoard
     checkpoints/       see ``optim/checkpoint.py``
+    damaged/           checkpoints whose checksums did not agree, where there were any
+    .lock              held while a process writes the run
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 
+import filelock
 import jax
+from annotated_types import Gt
+from pydantic import AllowInfNan, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from penn_jax.config import Config, to_json, write_json
-from penn_jax.optim.checkpoint import Checkpoints
+from penn_jax.model.network import Network, initialise
+from penn_jax.optim.checkpoint import read_model
+from penn_jax.progress import warn
 from penn_jax.settings import parse_section
 from penn_jax.types import InputError
 
+_LOCK = ".lock"
 _PACKAGES = ("penn-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def create(out: Path, config: Config, model_card: Mapping[str, Any], resume: bool) -> None:
-    """Make a run directory, or check that the one there is of the same config.
+class ModelCard(TypedDict):
+    """What prediction must know of the data; kept in ``environment.json``."""
+
+    channels: list[str]
+    labels: dict[str, int]
+    """Class of each label name."""
+    label_values: list[int]
+    """What each class is called in masks."""
+    dimensions: Literal[2, 3]
+    spacing: list[Annotated[float, Gt(0), AllowInfNan(False)]] | None
+    """Of the frames' spatial axes, mm; None for the scan's own."""
+    data_hash: str
+    fold: int
+    task: Literal["segmentation", "restoration"]
+    init: NotRequired[str | None]
+    """The run whose weights started this one."""
+
+
+_CARD = TypeAdapter(ModelCard)
+
+
+def network_channels(card: ModelCard, config: Config) -> int:
+    """Input channels of the network: the scan's, for the slice and each of its neighbours."""
+    return len(card["channels"]) * (2 * config.patches.neighbours + 1)
+
+
+def output_channels(card: ModelCard, config: Config) -> int:
+    """Output channels: the classes, or the input's own where the network restores it."""
+    if card["task"] == "restoration":
+        return network_channels(card, config)
+    return len(card["labels"])
+
+
+@contextlib.contextmanager
+def opened(out: Path, config: Config, card: ModelCard, resume: bool) -> Iterator[None]:
+    """Make a run directory, or check that the one there is of the same config, and hold it.
 
     Args:
         out: the run directory.
         config: of the run.
-        model_card: what prediction must know besides the config: channels, labels, spacing, data.
+        card: what prediction must know besides the config.
         resume: go on with what is there.
 
     Raises:
-        InputError: the folder holds another run, or anything at all where ``resume`` is not given.
+        InputError: the folder holds another run, or anything at all where ``resume`` is not given,
+            or another process is writing it.
     """
-    if (out / "config.json").exists():
-        if not resume:
-            raise InputError(out, "holds a run", "a new folder", "add --resume or choose another")
-        if read_config(out) != config:
-            raise InputError(
-                out / "config.json",
-                "was written by another config",
-                "the config of this command",
-                "resume with the same config and options, or choose another folder",
-            )
-        there = read_environment(out)
-        for name, value in model_card.items():
-            if there.get(name) != value:
-                raise InputError(
-                    out / "environment.json",
-                    f"the run was started with {name} = {there.get(name)!r}",
-                    repr(value),
-                    "resume with the same data, --fold and --init, or choose another folder",
-                )
-        return
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not (out / "config.json").exists() and not _is_left_by_us(out):
         raise InputError(out, "is not empty and not a run", "a new folder", "choose another")
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "environment.json", {**environment(), **model_card})
-    # Last: a folder with a config is a run.
-    write_json(out / "config.json", to_json(config))
+    lock = filelock.FileLock(out / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise InputError(
+            out, "another process is writing it", "a run of one process", "wait for it to end"
+        ) from error
+    with lock:
+        if (out / "config.json").exists():
+            _check_same(out, config, card, resume)
+        else:
+            write_json(out / "environment.json", {**environment(), **card})
+            # Last: a folder with a config is a run.
+            write_json(out / "config.json", to_json(config))
+        yield
+
+
+def _is_left_by_us(out: Path) -> bool:
+    """Whether a folder holds nothing but what a run killed in its first moments leaves."""
+    ours = (_LOCK, "environment.json")
+    return out.is_dir() and all(
+        path.name in ours or path.name.endswith(".partial") for path in out.iterdir()
+    )
+
+
+def _check_same(out: Path, config: Config, card: ModelCard, resume: bool) -> None:
+    if not resume:
+        raise InputError(out, "holds a run", "a new folder", "add --resume or choose another")
+    if read_config(out) != config:
+        raise InputError(
+            out / "config.json",
+            "was written by another config",
+            "the config of this command",
+            "resume with the same config and options, or choose another folder",
+        )
+    there = read_card(out)
+    for name, value in card.items():
+        if there.get(name) != value:
+            raise InputError(
+                out / "environment.json",
+                f"the run was started with {name} = {there.get(name)!r}",
+                repr(value),
+                "resume with the same data, --fold and --init, or choose another folder",
+            )
 
 
 def read_config(run: Path) -> Config:
@@ -81,13 +145,21 @@ def read_config(run: Path) -> Config:
     return parse_section(Config, read_json(run / "config.json"), run / "config.json")
 
 
-def read_environment(run: Path) -> dict[str, Any]:
-    """``environment.json`` of a run.
+def read_card(run: Path) -> ModelCard:
+    """The model card in ``environment.json`` of a run.
 
     Raises:
         InputError: there is none, or it is damaged.
     """
-    return read_json(run / "environment.json")
+    source = run / "environment.json"
+    try:
+        return _CARD.validate_python(read_json(source), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(
+            source, f"{where}: {first['msg']}", "what penn train wrote", "copy the run again"
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -98,7 +170,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(path, "cannot be read", "a run directory", "give a run") from error
     if not isinstance(values, dict):
         raise InputError(path, "is not a JSON object", "a run directory", "give a run")
@@ -147,19 +219,30 @@ def _commit() -> str | None:
     return answer.stdout.strip() or None
 
 
-def load_model(run: Path) -> tuple[Config, dict[str, Any], dict[str, Any]]:
-    """The config, the model card and the variables of a run's best checkpoint.
+def load_model(run: Path) -> tuple[Config, ModelCard, dict[str, Any]]:
+    """The config, the model card and the variables of a run's best whole checkpoint.
 
     Raises:
-        InputError: no run, no checkpoint, or one that is damaged or of another network.
+        InputError: no run, no whole checkpoint, or one of another network: the first array that
+            differs is named with both shapes.
     """
-    config, card = read_config(run), read_environment(run)
-    checkpoints = Checkpoints(run / "checkpoints", read_only=True)
-    step = checkpoints.best()
-    if step is None:
-        raise InputError(run, "no finished checkpoint", "a trained run", "train first")
-    variables = checkpoints.restore_model(step)
-    checkpoints.close()
+    config, card = read_config(run), read_card(run)
+    variables = read_model(run / "checkpoints", warn)
+    network = Network(config.model, output_channels(card, config))
+    expected = jax.eval_shape(
+        lambda: initialise(
+            network, jax.random.key(0), network_channels(card, config), card["dimensions"]
+        )
+    )
+    there, wanted = _shapes(variables), _shapes(expected)
+    for name in sorted(there.keys() | wanted.keys()):
+        if there.get(name) != wanted.get(name):
+            raise InputError(
+                run / "checkpoints",
+                f"{name} is {there.get(name, 'missing')}",
+                f"{wanted.get(name, 'nothing')}, as config.json says",
+                "copy the whole run again",
+            )
     return config, card, variables
 
 
@@ -178,7 +261,8 @@ def load_all_but_heads(run: Path, fresh: Mapping[str, Any]) -> tuple[dict[str, A
         InputError: a part is missing there or of another shape; the first one is named.
     """
     _, _, loaded = load_model(run)
-    there = {jax.tree_util.keystr(path): leaf for path, leaf in _leaves(loaded)}
+    leaves, _ = jax.tree_util.tree_flatten_with_path(loaded)
+    there = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
     def choose(path: tuple[Any, ...], leaf: Any) -> Any:
         name = jax.tree_util.keystr(path)
@@ -198,55 +282,10 @@ def load_all_but_heads(run: Path, fresh: Mapping[str, Any]) -> tuple[dict[str, A
     return variables, pretrained
 
 
-def _leaves(tree: Any) -> list[tuple[tuple[Any, ...], Any]]:
-    return jax.tree_util.tree_flatten_with_path(tree)[0]
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def _is_head(path: tuple[Any, ...]) -> bool:
     return any(str(getattr(part, "key", "")).startswith("head_") for part in path)
-
-
-class Log:
-    """``metrics.jsonl`` and TensorBoard events of a run.
-
-    Args:
-        out: the run directory.
-        step: lines past this step are dropped: a resumed run writes them again.
-    """
-
-    def __init__(self, out: Path, step: int):
-        from tensorboardX import SummaryWriter
-
-        self._path = out / "metrics.jsonl"
-        if self._path.exists():
-            lines = self._path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) <= step]
-            temporary = self._path.with_suffix(".partial")
-            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            temporary.replace(self._path)
-        self._file = self._path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(out), purge_step=step + 1 if step else None)
-
-    def write(self, point: Mapping[str, Any]) -> None:
-        """Append one log point; its ``step`` is the TensorBoard step, NaN and Inf become null."""
-        finite = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in point.items()
-        }
-        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
-        self._file.flush()
-        for name, value in finite.items():
-            if isinstance(value, float) and name != "seconds":
-                self._events.add_scalar(name, value, point["step"])
-
-    def close(self) -> None:
-        """Write what is buffered and close the files."""
-        self._file.close()
-        self._events.close()
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line cut off by a kill

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Literal
 
 import jax
 
 from penn_jax.config import Config
 from penn_jax.data.store import Store
-from penn_jax.model.network import halo, total_stride
-from penn_jax.predict.dense import Tiling
+from penn_jax.model.network import evaluation_bytes, halo, total_stride
+from penn_jax.predict.dense import WHOLE_FRAME, Tiling
+from penn_jax.run import ModelCard, network_channels, output_channels
 from penn_jax.types import InputError
 
 DROPOUT_DRAW = 1000
@@ -59,30 +60,37 @@ def check_fit(config: Config, store: Store) -> None:
         )
 
 
-def model_card(store: Store, fold: int) -> dict[str, Any]:
-    """What prediction must know of the data: it goes into ``environment.json``."""
+def model_card(
+    store: Store, fold: int, task: Literal["segmentation", "restoration"], init: Path | None = None
+) -> ModelCard:
+    """What prediction must know of a store."""
     manifest = store.manifest
-    return {
-        "channels": manifest["channels"],
-        "labels": manifest["labels"],
-        "label_values": manifest["label_values"],
-        "dimensions": manifest["dimensions"],
-        "spacing": manifest["spacing"],
-        "data_hash": manifest["data_hash"],
-        "fold": fold,
-    }
+    card = ModelCard(
+        channels=manifest["channels"],
+        labels=manifest["labels"],
+        label_values=manifest["label_values"],
+        dimensions=manifest["dimensions"],
+        spacing=manifest["spacing"],
+        data_hash=manifest["data_hash"],
+        fold=fold,
+        task=task,
+    )
+    return {**card, "init": str(init)} if init else card
 
 
-def network_channels(card: Mapping[str, Any], config: Config) -> int:
-    """Input channels of the network: the scan's, for the slice and each of its neighbours."""
-    return len(card["channels"]) * (2 * config.patches.neighbours + 1)
-
-
-def tiling(config: Config) -> Tiling:
+def tiling(config: Config, card: ModelCard) -> Tiling:
     """How whole frames are predicted with this network."""
+    local = config.model.norm != "group"  # the statistics of groups are those of a whole frame
     return Tiling(
         stride=total_stride(config.model),
-        halo=halo(config.model),
+        halo=halo(config.model) if local else WHOLE_FRAME,
         neighbours=config.patches.neighbours,
         batch_size=config.predict.batch_size,
+        voxel_bytes=evaluation_bytes(
+            config.model,
+            card["dimensions"],
+            network_channels(card, config),
+            output_channels(card, config),
+        ),
+        memory_budget=config.predict.memory_budget,
     )

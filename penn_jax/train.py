@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from penn_jax import run as run_directory
 from penn_jax.config import Config
 from penn_jax.data.store import Store
 from penn_jax.loop import Validate, fit
@@ -20,7 +19,14 @@ from penn_jax.model.network import Network, initialise
 from penn_jax.optim.step import Objective, Reduce
 from penn_jax.predict.dense import predict_frames
 from penn_jax.report import metrics as scores
-from penn_jax.task import DROPOUT_DRAW, check_fit, model_card, network_channels, tiling
+from penn_jax.run import (
+    ModelCard,
+    load_all_but_heads,
+    network_channels,
+    opened,
+    output_channels,
+)
+from penn_jax.task import DROPOUT_DRAW, check_fit, model_card, tiling
 from penn_jax.types import InputError
 
 
@@ -51,31 +57,31 @@ def train(
     Raises:
         InputError: config, data or ``init`` do not fit, or ``out`` holds something else.
         DivergedError: too many gradients in a row were not finite.
+        StoppedError: SIGTERM or Ctrl-C came; all is saved.
     """
     store = Store(data)
     check_fit(config, store)
     training, validation = labelled_cases(store, fold)
-    card = {**model_card(store, fold), "task": "segmentation", "init": init and str(init)}
-    classes = len(card["labels"])
+    card = model_card(store, fold, "segmentation", init)
+    classes = output_channels(card, config)
     key = jax.random.key(config.train.seed)
     network = Network(config.model, classes)
     variables = initialise(network, key, network_channels(card, config), card["dimensions"])
     pretrained = None
     if init is not None:
-        variables, pretrained = run_directory.load_all_but_heads(init, variables)
-    run_directory.create(out, config, card, resume)
-    return fit(
-        config,
-        out,
-        store,
-        training,
-        lambda axis: segmentation_objective(Network(config.model, classes, axis), config, key),
-        variables,
-        validator(store, validation, config, card) if validation else None,
-        pretrained,
-        resume,
-        progress,
-    )
+        variables, pretrained = load_all_but_heads(init, variables)
+    with opened(out, config, card, resume):
+        return fit(
+            config,
+            out,
+            store,
+            training,
+            lambda axis: segmentation_objective(Network(config.model, classes, axis), config, key),
+            variables,
+            validator(store, validation, config, card) if validation else None,
+            pretrained,
+            progress,
+        )
 
 
 def labelled_cases(store: Store, fold: int) -> tuple[list[str], list[str]]:
@@ -132,9 +138,7 @@ def training_metrics(sums: LossSums) -> dict[str, jax.Array]:
     }
 
 
-def validator(
-    store: Store, cases: Sequence[str], config: Config, card: Mapping[str, Any]
-) -> Validate:
+def validator(store: Store, cases: Sequence[str], config: Config, card: ModelCard) -> Validate:
     """Predicts whole validation cases and compares them with their labels, on the prepared grid.
 
     Returns:
@@ -155,7 +159,7 @@ def validator(
             predicted = predict_frames(
                 lambda tiles: np.asarray(labels_of(variables, tiles)),
                 store.image(case, box),
-                tiling(config),
+                tiling(config, card),
             )
             counts.append(scores.confusion(predicted, store.labels(case, box), classes))
         each = np.array([scores.case_metrics(count)["dice"] for count in counts])

@@ -35,6 +35,10 @@ class Batch(TypedDict):
     """Case number, frame, centre and matrix of the patch; for logs, not for the network."""
 
 
+_LONGEST = 1000
+"""Characters told of what is wrong: a file may hold a value of any length."""
+
+
 class InputError(Exception):
     """A mistake in what the user gave, told in one line.
 
@@ -47,7 +51,10 @@ class InputError(Exception):
 
     def __init__(self, source: object, wrong: str, expected: str, remedy: str):
         self.source, self.wrong, self.expected, self.remedy = source, wrong, expected, remedy
-        super().__init__(f"{source}: {wrong}, expected {expected}; {remedy}")
+        short = wrong if len(wrong) <= _LONGEST else f"{wrong[:_LONGEST]}…"
+        line = f"{source}: {short}, expected {expected}; {remedy}"
+        # A line break in a file name or a JSON key must not make two lines of it.
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
 
     def __reduce__(self) -> tuple[type[InputError], tuple[object, str, str, str]]:
         # Exceptions are pickled by their message alone; worker processes raise this one too.
@@ -56,3 +63,17 @@ class InputError(Exception):
 
 class DivergedError(Exception):
     """Too many steps in a row had a gradient that is not finite."""
+
+
+class StoppedError(Exception):
+    """A signal stopped a run between two steps; a checkpoint of the last one is written.
+
+    Args:
+        out: the run directory.
+        step: steps done.
+        signal: number of the signal.
+    """
+
+    def __init__(self, out: object, step: int, signal: int):
+        self.signal = signal
+        super().__init__(f"{out}: stopped by a signal at step {step}, saved; go on with --resume")

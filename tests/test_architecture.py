@@ -16,12 +16,15 @@ PARTS = ("data", "model", "optim", "predict", "report", "export")
 BASE = {"penn_jax.config", "penn_jax.types"}
 COMMANDS = ("train.py", "pretrain.py", "segment.py", "evaluate.py")
 CONFINED = {
-    "nibabel": {"data/volume.py"},
+    "nibabel": {"data/header.py", "data/volume.py"},
     "grain": {"data/loader.py"},
     "tensorstore": {"data/store.py"},
     "orbax": {"optim/checkpoint.py"},
     "tyro": {"cli.py"},
-    "tensorboardX": {"run.py"},
+    "tensorboardX": {"log.py"},
+    "torch": {"export/torch.py", "export/torch_network.py"},
+    "onnx": {"export/onnx.py"},
+    "onnxruntime": {"export/onnx.py"},
 }
 
 

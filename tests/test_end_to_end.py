@@ -26,7 +26,7 @@ from penn_jax.config import (
 )
 from penn_jax.data.phantom import write_dataset
 from penn_jax.data.prepare import prepare
-from penn_jax.optim.checkpoint import Checkpoints
+from penn_jax.optim.checkpoint import read_model
 
 CONFIG = Config(
     name="tiny",
@@ -157,10 +157,8 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted_one(run, store, con
     _penn("train", config_file, "--data", store, "--out", resumed, "--resume")
     ends = []
     for folder in (run, resumed):
-        checkpoints = Checkpoints(folder / "checkpoints", read_only=True)
-        assert checkpoints.latest() == 12
-        ends.append(checkpoints.restore_model(12))
-        checkpoints.close()
+        assert {path.name for path in (folder / "checkpoints").iterdir()} == {"6", "12"}
+        ends.append(read_model(folder / "checkpoints", print))
     for a, b in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(ends[1]), strict=True):
         np.testing.assert_array_equal(a, b)
     timed = ("seconds", "waiting")

@@ -1,6 +1,8 @@
-"""The run directory: strict configs, a log that is cut where a resumed run goes on."""
+"""The run directory: strict configs and cards, one writer, weights of another run."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,16 +11,29 @@ from penn_jax import run
 from penn_jax.config import Config, TrainConfig, config_hash, to_json
 from penn_jax.types import InputError
 
-CARD = {"channels": ["T1"], "labels": {"background": 0, "tumour": 1}, "dimensions": 2}
+CARD = run.ModelCard(
+    channels=["T1"],
+    labels={"background": 0, "tumour": 1},
+    label_values=[0, 1],
+    dimensions=2,
+    spacing=[1.0, 1.0],
+    data_hash="0123",
+    fold=0,
+    task="segmentation",
+)
+
+
+def _open(*arguments, **options):
+    with run.opened(*arguments, **options):
+        pass
 
 
 def test_config_comes_back_equal(tmp_path):
     config = Config(train=TrainConfig(batch_size=3, max_seconds=1.5))
-    run.create(tmp_path / "run", config, CARD, resume=False)
+    _open(tmp_path / "run", config, CARD, resume=False)
     assert run.read_config(tmp_path / "run") == config
-    environment = run.read_environment(tmp_path / "run")
-    assert environment["labels"] == CARD["labels"]
-    assert environment["versions"]["jax"]
+    assert run.read_card(tmp_path / "run") == CARD
+    assert run.read_json(tmp_path / "run" / "environment.json")["versions"]["jax"]
 
 
 @pytest.mark.parametrize(
@@ -43,32 +58,63 @@ def test_config_that_does_not_fit_is_named(tmp_path, change, said):
 
 def test_another_run_is_not_overwritten(tmp_path):
     folder = tmp_path / "run"
-    run.create(folder, Config(), CARD, resume=False)
+    _open(folder, Config(), CARD, resume=False)
     with pytest.raises(InputError, match="holds a run"):
-        run.create(folder, Config(), CARD, resume=False)
+        _open(folder, Config(), CARD, resume=False)
     with pytest.raises(InputError, match="another config"):
-        run.create(folder, Config(name="other"), CARD, resume=True)
-    run.create(folder, Config(), CARD, resume=True)
+        _open(folder, Config(name="other"), CARD, resume=True)
+    _open(folder, Config(), CARD, resume=True)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("keep")
     with pytest.raises(InputError, match="not empty"):
-        run.create(tmp_path / "notes", Config(), CARD, resume=False)
+        _open(tmp_path / "notes", Config(), CARD, resume=False)
     assert (tmp_path / "notes" / "mine.txt").read_text() == "keep"
 
 
-def test_log_drops_what_the_resumed_run_writes_again(tmp_path):
-    log = run.Log(tmp_path, 0)
-    for step in (10, 20, 30):
-        log.write({"step": step, "loss": 1.0 / step})
-    log.close()
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 40, "lo')  # killed while writing
-    log = run.Log(tmp_path, 20)
-    log.write({"step": 30, "loss": 0.5})
-    log.close()
-    points = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [point["step"] for point in points] == [10, 20, 30]
-    assert points[-1]["loss"] == 0.5
+def test_what_a_run_killed_in_its_first_moments_leaves_is_no_obstacle(tmp_path):
+    (tmp_path / "environment.json").write_text("{")
+    (tmp_path / ".config.json.partial").touch()
+    (tmp_path / ".lock").touch()
+    _open(tmp_path, Config(), CARD, resume=False)
+    assert run.read_card(tmp_path) == CARD
+
+
+def test_a_run_has_one_writer(tmp_path):
+    folder = tmp_path / "run"
+    code = (
+        "import sys, time; from pathlib import Path; from filelock import FileLock\n"
+        "with FileLock(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    )
+    _open(folder, Config(), CARD, resume=False)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder / ".lock")], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="another process is writing it"):
+            _open(folder, Config(), CARD, resume=True)
+    finally:
+        holder.kill()  # a lock dies with its process, whatever ends it
+        holder.communicate()
+    _open(folder, Config(), CARD, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c.pop("labels"), "labels"),
+        (lambda c: c.update(dimensions=4), "dimensions"),
+        (lambda c: c.update(channels="T1"), "channels"),
+        (lambda c: c.update(spacing=[1.0, "wide"]), "spacing.1"),
+        (lambda c: c.update(task="painting"), "task"),
+    ],
+)
+def test_a_damaged_card_is_named(tmp_path, change, said):
+    values = dict(CARD)
+    change(values)
+    (tmp_path / "environment.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match=rf"environment\.json: {said}"):
+        run.read_card(tmp_path)
 
 
 def test_hash_depends_on_every_value_and_on_nothing_else():

@@ -1,14 +1,14 @@
 """What a run checks before it starts, and the pieces it is composed of."""
 
-import json
 from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
+from stores import write_store
 
 from penn_jax.config import Config, ModelConfig, PatchConfig, PretrainConfig, TrainConfig
-from penn_jax.data.store import Store, StoreWriter
+from penn_jax.data.store import Store
 from penn_jax.loop import budget_used
 from penn_jax.model.network import Network, initialise
 from penn_jax.pretrain import block_masks
@@ -25,25 +25,13 @@ CONFIG = Config(
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("store")
-    writer, generator, cases = StoreWriter(folder), np.random.default_rng(0), {}
+    generator, cases = np.random.default_rng(0), {}
     for name in ("a", "b", "c"):
         labels = np.zeros((2, 18, 20), np.uint8)
         labels[:, 5:9, 5:9] = 1
         image = generator.normal(size=(2, 18, 20, 1)).astype(np.float32)
-        writer.write_case(name, image, None if name == "c" else labels)
-        cases[name] = {"frames_shape": [2, 18, 20, 1], "labelled": name != "c"}
-    manifest = {
-        "format": 1,
-        "data_hash": "x",
-        "dimensions": 2,
-        "spacing": [1.0, 1.0],
-        "channels": ["T1"],
-        "labels": {"background": 0, "tumour": 1},
-        "label_values": [0, 1],
-        "cases": cases,
-        "splits": [{"train": ["a", "c"], "validation": ["b"]}],
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+        cases[name] = (image, None if name == "c" else labels)
+    write_store(folder, cases, splits=[{"train": ["a", "c"], "validation": ["b"]}])
     return Store(folder)
 
 
@@ -81,7 +69,8 @@ def test_the_budget_is_whichever_is_further():
 
 
 def test_validation_scores_whole_cases(store):
-    card = {"labels": {"background": 0, "tumour": 1}}
+    labels = {"background": 0, "tumour": 1}
+    card = {"labels": labels, "channels": ["T1"], "dimensions": 2, "task": "segmentation"}
     network = Network(CONFIG.model, 2)
     variables = initialise(network, jax.random.key(0), 1, 2)
     # A head that says foreground everywhere: 32 of 720 voxels are, in a case of 2 × 18 × 20.

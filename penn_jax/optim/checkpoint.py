@@ -1,128 +1,274 @@
-"""Checkpoints of a run: the training state, the model that predicts, and the run's account.
+"""Checkpoints of a run: each is there whole, sealed by checksums, or not at all.
 
-The only module that uses Orbax. Each step holds three items: ``model`` (averaged weights and batch
-statistics, all that prediction and export need), ``state`` (everything the next step needs) and
-``account`` (JSON: seconds trained, best score, hashes).
+The only module that uses Orbax. A step's folder holds::
+
+    model/        averaged weights and batch statistics: all that prediction and export need
+    state/        everything the next step needs
+    seal.json     SHA-256 of every file and of every array, the run's account, the score
+
+The seal is written last: a folder without one was cut off while it was written, or while it was
+deleted, and is removed. Orbax restores flipped bytes in silence; here a step whose bytes do not
+match its seal is damaged, and is never restored.
+
+Saving waits for the disk: a fifth of a second for 20 MB, in exchange for errors where they happen.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from penn_jax.config import json_text, write_json
 from penn_jax.types import InputError
 
-SCORE = "dice"
-_NO_SCORE = -1.0
+_SEAL = "seal.json"
+_LATEST_KEPT = 2
+"""Damage to the newest leaves the one before."""
+
+Warn = Callable[[str], None]
+"""Takes one line for the user."""
 
 
 class Checkpoints:
     """The checkpoints of one run directory: the latest two and the best one are kept.
 
     Args:
-        folder: ``<run>/checkpoints``; made where it is missing, unless ``read_only``.
-        read_only: for prediction; nothing is created or deleted.
+        folder: ``<run>/checkpoints``; made where it is missing. Damaged steps are moved to
+            ``<run>/damaged``.
+        warn: told of each damaged step.
     """
 
-    def __init__(self, folder: Path, read_only: bool = False):
-        self._folder = folder.resolve()  # Orbax fails in the background on a relative path
-        if read_only and not self._folder.is_dir():
-            raise InputError(folder, "no checkpoints", "a run of penn train", "train first")
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                create=not read_only,
-                read_only=read_only,
-                best_fn=lambda metrics: metrics[SCORE],
-                best_mode="max",
-                preservation_policy=AnyPreservationPolicy(
-                    [LatestN(2), BestN(get_metric_fn=lambda metrics: metrics[SCORE], n=1)]
-                ),
-            ),
-        )
+    def __init__(self, folder: Path, warn: Warn):
+        self._folder = folder.resolve()  # Orbax takes absolute paths only
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for step in _steps(self._folder):
+            path = self._folder / str(step)
+            if not (path / _SEAL).exists():
+                shutil.rmtree(path)
+            elif wrong := damage(path):
+                aside = _set_aside(path, self._folder.parent / "damaged")
+                warn(f"{path}: damaged ({wrong}), left out and moved to {aside}")
 
     def save(
         self, step: int, model: Any, state: Any, account: dict[str, Any], score: float | None
     ) -> None:
-        """Write a checkpoint in the background; ``score`` (higher is better) ranks it."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardSave(model),
-                state=ocp.args.StandardSave(state),
-                account=ocp.args.JsonSave({"run": account, "shapes": _shapes(state)}),
-            ),
-            metrics={SCORE: _NO_SCORE if score is None else score},
-        )
+        """Write a checkpoint, then delete those that are no longer kept.
+
+        Args:
+            step: steps done.
+            model: the variables that predict.
+            state: the training state.
+            account: of the run, plain JSON types.
+            score: higher is better; None ranks below every score.
+
+        Raises:
+            InputError: the disk is full or cannot be written. Earlier checkpoints are untouched.
+        """
+        path = self._folder / str(step)
+        try:
+            path.mkdir()
+            for name, tree in (("model", model), ("state", state)):
+                with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+                    writer.save(path / name, args=ocp.args.StandardSave(tree))
+            arrays = {"model": _digests(model), "state": _digests(state)}
+            _seal(path, {"account": account, "score": score, "arrays": arrays})
+        except Exception as error:  # Orbax and TensorStore raise many kinds for a full disk
+            shutil.rmtree(path, ignore_errors=True)
+            raise InputError(
+                path,
+                f"cannot be written ({_first_line(error)})",
+                "a disk with room and permission to write",
+                "make room, then go on with --resume: earlier checkpoints are whole",
+            ) from error
+        self._prune()
 
     def latest(self) -> int | None:
-        """The newest complete step, or None."""
-        return self._manager.latest_step()
-
-    def best(self) -> int | None:
-        """The step with the highest score, or the newest where none was scored."""
-        return self._manager.best_step() or self.latest()
-
-    def restore_model(self, step: int) -> dict[str, Any]:
-        """The variables that predict, as a tree of dictionaries of arrays."""
-        return self._restore(step, "model", ocp.args.StandardRestore())
+        """The newest whole step, or None."""
+        return max(_steps(self._folder), default=None)
 
     def restore_state(self, step: int, like: Any) -> Any:
         """The training state, shaped like ``like``.
 
         Raises:
-            InputError: the step is damaged, or of another network: the first array that differs
-                is named with both shapes.
+            InputError: the step is of another network: the first array that differs is named
+                with both shapes.
         """
-        stored, wanted = self._account(step)["shapes"], _shapes(like)
+        path = self._folder / str(step)
+        stored, wanted = _read_seal(path)["arrays"]["state"], _digests(like)
         for name in sorted(stored.keys() | wanted.keys()):
-            if stored.get(name) != wanted.get(name):
+            there, here = (tree.get(name, {}).get("shape") for tree in (stored, wanted))
+            if there != here:
                 raise InputError(
-                    self._folder / str(step),
-                    f"{name} is {_said(stored.get(name))}",
-                    _said(wanted.get(name)),
+                    path,
+                    f"{name} is {_said(there)}",
+                    _said(here),
                     "use the config that wrote it, or another run directory",
                 )
-        return self._restore(step, "state", ocp.args.StandardRestore(_abstract(like)))
+        return _restore(path, "state", _abstract(like))
 
     def restore_account(self, step: int) -> dict[str, Any]:
         """The run's account at that step."""
-        return self._account(step)["run"]
+        return _read_seal(self._folder / str(step))["account"]
 
-    def _account(self, step: int) -> dict[str, Any]:
-        return self._restore(step, "account", ocp.args.JsonRestore())
+    def _prune(self) -> None:
+        steps = sorted(_steps(self._folder))
+        kept = {*steps[-_LATEST_KEPT:], *_best_first(self._folder)[:1]}
+        for step in steps:
+            if step not in kept:
+                # Without its seal a folder that is deleted only halfway counts for nothing.
+                (self._folder / str(step) / _SEAL).unlink()
+                shutil.rmtree(self._folder / str(step))
 
-    def _restore(self, step: int, item: str, args: Any) -> Any:
+
+def read_model(folder: Path, warn: Warn) -> dict[str, Any]:
+    """The variables of the best whole checkpoint, as a tree of dictionaries of arrays.
+
+    Nothing is written, so that a run may be read while it trains.
+
+    Args:
+        folder: ``<run>/checkpoints``.
+        warn: told of each better checkpoint that is damaged.
+
+    Raises:
+        InputError: there is no checkpoint, or none is whole.
+    """
+    expected, remedy = "a finished checkpoint of penn train", "train first, or copy the run again"
+    folder = folder.resolve()
+    steps = _best_first(folder)
+    for step in steps:
+        wrong = damage(folder / str(step))
+        if not wrong:
+            return _restore(folder / str(step), "model", None)
+        warn(f"{folder / str(step)}: damaged ({wrong}), left out")
+    raise InputError(folder, "no whole checkpoint" if steps else "no checkpoints", expected, remedy)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a sealed step, None where every byte is as it was written."""
+    try:
+        files = _read_seal(path)["files"]
+    except InputError as error:
+        return error.wrong
+    found = dict(_files(path))
+    for name in sorted(files.keys() | found.keys()):
+        if name not in found:
+            return f"{name} is missing"
+        if files.get(name) != found[name]:
+            return f"{name} is not what was written"
+    return None
+
+
+# ---- seals -------------------------------------------------------------------------------------
+
+
+def _seal(path: Path, content: dict[str, Any]) -> None:
+    content = {**content, "files": dict(_files(path))}
+    write_json(path / _SEAL, {**content, "sha256": _sha256_of(content)})
+
+
+def _read_seal(path: Path) -> dict[str, Any]:
+    try:
+        text = (path / _SEAL).read_text(encoding="utf-8")
+        content = json.loads(text)
+        as_written = json_text(content) == text
+        if content.pop("sha256") == _sha256_of(content) and as_written:
+            return content
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise InputError(path / _SEAL, f"{_SEAL} is not what was written", "a seal", "see --resume")
+
+
+def _sha256_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json_text(content).encode()).hexdigest()
+
+
+def _files(path: Path) -> Iterator[tuple[str, str]]:
+    """Relative name and SHA-256 of every file of a step, the seal left out."""
+    for root, _, names in os.walk(path):
+        for name in names:
+            file = Path(root, name)
+            relative = file.relative_to(path).as_posix()
+            if relative != _SEAL:
+                with file.open("rb") as stream:
+                    yield relative, hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digests(tree: Any) -> dict[str, dict[str, Any]]:
+    """Shape and SHA-256 of each array of a tree."""
+    digests = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        array = np.asarray(leaf)
+        digest = hashlib.sha256(str(array.dtype).encode() + array.tobytes()).hexdigest()
+        digests[jax.tree_util.keystr(path)] = {"shape": list(array.shape), "sha256": digest}
+    return digests
+
+
+# ---- folders -----------------------------------------------------------------------------------
+
+
+def _steps(folder: Path) -> list[int]:
+    """Steps that have a folder."""
+    if not folder.is_dir():
+        return []
+    return [int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir()]
+
+
+def _best_first(folder: Path) -> list[int]:
+    """Sealed steps: by score, the newest first among equals; unreadable ones newest first."""
+
+    def rank(step: int) -> tuple[float, int]:
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**{item: args}))[item]
-        except Exception as error:  # Orbax raises bare exceptions for damaged or foreign steps
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            score = _read_seal(folder / str(step))["score"]
+        except InputError:
+            score = None  # its damage is told when it is tried
+        return (-np.inf if score is None else score, step)
+
+    sealed = [step for step in _steps(folder) if (folder / str(step) / _SEAL).exists()]
+    return sorted(sealed, key=rank, reverse=True)
+
+
+def _set_aside(path: Path, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    target, number = folder / path.name, 1
+    while target.exists():
+        number += 1
+        target = folder / f"{path.name}-{number}"
+    return path.rename(target)
+
+
+# ---- Orbax -------------------------------------------------------------------------------------
+
+
+def _restore(path: Path, item: str, target: Any) -> Any:
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+            tree = reader.restore(path / item, args=ocp.args.StandardRestore(target))
+    except Exception as error:  # Orbax raises bare exceptions for what it cannot read
+        raise InputError(
+            path / item,
+            f"cannot be restored ({_first_line(error)})",
+            "a whole checkpoint of this network",
+            "use another checkpoint, or the config that wrote this one",
+        ) from error
+    stored = _read_seal(path)["arrays"][item]
+    for name, found in _digests(tree).items():
+        if stored.get(name) != found:
             raise InputError(
-                self._folder / str(step) / item,
-                f"cannot be restored ({reason[:200]})",
-                "a whole checkpoint of this network",
-                "use another checkpoint, or the config that wrote this one",
-            ) from error
-
-    def close(self) -> None:
-        """Wait for writes under way and end the manager's threads."""
-        self._manager.wait_until_finished()
-        self._manager.close()
-
-
-def _shapes(tree: Any) -> dict[str, list[int]]:
-    return {
-        jax.tree_util.keystr(path): list(jax.numpy.shape(leaf))
-        for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-    }
-
-
-def _said(shape: list[int] | None) -> str:
-    return "missing" if shape is None else f"of shape {tuple(shape)}"
+                path / item,
+                f"{name} was restored with other values",
+                "the values that were saved",
+                "install the version of orbax-checkpoint that environment.json names",
+            )
+    return tree
 
 
 def _abstract(tree: Any) -> Any:
@@ -130,3 +276,11 @@ def _abstract(tree: Any) -> Any:
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(jax.numpy.shape(x), x.dtype, sharding=sharding), tree
     )
+
+
+def _said(shape: list[int] | None) -> str:
+    return "missing" if shape is None else f"of shape {tuple(shape)}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

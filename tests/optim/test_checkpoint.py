@@ -1,4 +1,8 @@
-"""Checkpoints: what is kept, what comes back, what is refused."""
+"""Checkpoints: what is kept, what comes back, what damage does, what is refused."""
+
+import random
+import resource
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +10,7 @@ import numpy as np
 import pytest
 
 from penn_jax.config import OptimConfig
-from penn_jax.optim.checkpoint import Checkpoints
+from penn_jax.optim.checkpoint import Checkpoints, damage, read_model
 from penn_jax.optim.sgd import build_optimiser
 from penn_jax.optim.step import create_state, prediction_variables
 from penn_jax.types import InputError
@@ -24,56 +28,149 @@ def _save(checkpoints, step, score, value=1.0):
     checkpoints.save(step, model, state, {"seconds": step * 0.5}, score)
 
 
-def test_state_model_and_account_come_back_exactly(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    _save(checkpoints, 7, 0.5, value=1.25)
-    checkpoints.close()
-    again = Checkpoints(tmp_path / "checkpoints", read_only=True)
-    assert again.latest() == 7
-    expected, restored = _state(1.25), again.restore_state(7, _state(0.0))
-    assert jax.tree.structure(restored) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):
+def _refuse(text):
+    raise AssertionError(text)
+
+
+def _open(folder):
+    return Checkpoints(folder / "checkpoints", _refuse)
+
+
+def _steps(folder):
+    return {int(path.name) for path in (folder / "checkpoints").iterdir()}
+
+
+def _assert_equal(tree, other):
+    assert jax.tree.structure(tree) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
-    model = again.restore_model(7)
+
+
+def test_state_model_and_account_come_back_exactly(tmp_path):
+    _save(_open(tmp_path), 7, 0.5, value=1.25)
+    again = _open(tmp_path)
+    assert again.latest() == 7
+    _assert_equal(again.restore_state(7, _state(0.0)), _state(1.25))
+    assert again.restore_account(7) == {"seconds": 3.5}
+    model = read_model(tmp_path / "checkpoints", _refuse)
     np.testing.assert_array_equal(model["params"]["layer"]["kernel"], np.full((2, 3), 1.25))
     np.testing.assert_array_equal(model["batch_stats"]["norm"]["mean"], [0, 1, 2])
-    assert again.restore_account(7) == {"seconds": 3.5}
 
 
-def test_the_latest_two_and_the_best_are_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    for step, score in ((1, 0.3), (2, 0.9), (3, 0.5), (4, None), (5, 0.6)):
-        _save(checkpoints, step, score)
-    checkpoints.close()
-    kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()}
-    assert kept == {2, 4, 5}
-    again = Checkpoints(tmp_path / "checkpoints", read_only=True)
-    assert (again.latest(), again.best()) == (5, 2)
+def test_the_latest_two_and_the_best_are_kept_also_by_a_resumed_run(tmp_path):
+    checkpoints = _open(tmp_path)
+    for step, score in ((1, 0.3), (2, 0.9), (3, 0.5)):
+        _save(checkpoints, step, score, value=step)
+    checkpoints = _open(tmp_path)
+    for step, score in ((4, None), (5, 0.6)):
+        _save(checkpoints, step, score, value=step)
+    assert _steps(tmp_path) == {2, 4, 5}
+    assert _open(tmp_path).latest() == 5
+    model = read_model(tmp_path / "checkpoints", _refuse)
+    assert model["params"]["layer"]["kernel"][0, 0] == 2.0
 
 
 def test_without_a_score_the_newest_is_the_best(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints = _open(tmp_path)
     for step in (1, 2, 3):
-        _save(checkpoints, step, None)
-    checkpoints.close()
-    assert Checkpoints(tmp_path / "checkpoints", read_only=True).best() == 3
+        _save(checkpoints, step, None, value=step)
+    model = read_model(tmp_path / "checkpoints", _refuse)
+    assert model["params"]["layer"]["kernel"][0, 0] == 3.0
 
 
-def test_another_shape_and_a_damaged_step_are_refused_in_one_line(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+def _flip(path, rng):
+    """Change one byte of a file to another, each file that is not empty equally likely."""
+    file = rng.choice(sorted(f for f in path.rglob("*") if f.is_file() and f.stat().st_size))
+    content = bytearray(file.read_bytes())
+    content[rng.randrange(len(content))] ^= rng.randrange(1, 256)
+    file.write_bytes(content)
+
+
+def test_any_changed_byte_is_found_and_the_step_before_is_used(tmp_path):
+    checkpoints = _open(tmp_path)
+    _save(checkpoints, 1, 0.9, value=1.0)
+    _save(checkpoints, 2, 0.1, value=2.0)
+    rng = random.Random(0)
+    for number in range(40):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "checkpoints", folder / "checkpoints")
+        _flip(folder / "checkpoints" / "2", rng)
+        said = []
+        damaged = Checkpoints(folder / "checkpoints", said.append)
+        assert len(said) == 1
+        assert "damaged" in said[0]
+        assert damaged.latest() == 1
+        _assert_equal(damaged.restore_state(1, _state(0.0)), _state(1.0))
+        assert (folder / "damaged" / "2").is_dir()
+        _save(damaged, 2, 0.1, value=2.0)  # the step can be made again
+        assert damaged.latest() == 2
+
+
+def test_every_kind_of_file_is_guarded(tmp_path):
+    _save(_open(tmp_path), 1, None)
+    step = tmp_path / "checkpoints" / "1"
+    assert damage(step) is None
+    for file in sorted(file for file in step.rglob("*") if file.is_file()):
+        content = file.read_bytes()
+        file.write_bytes(content + b" ")
+        assert damage(step) == f"{file.relative_to(step)} is not what was written"
+        file.unlink()
+        assert damage(step)
+        file.write_bytes(content)
+    assert damage(step) is None
+
+
+def test_prediction_takes_the_next_best_of_a_damaged_model_and_writes_nothing(tmp_path):
+    checkpoints = _open(tmp_path)
+    for step, score in ((1, 0.5), (2, 0.9), (3, 0.1)):
+        _save(checkpoints, step, score, value=step)
+    folder = tmp_path / "checkpoints"
+    _flip(folder / "2" / "model", random.Random(1))
+    before = sorted(tmp_path.rglob("*"))
+    said = []
+    model = read_model(folder, said.append)
+    assert model["params"]["layer"]["kernel"][0, 0] == 3.0  # 1 was deleted: 3 and 2 were kept
+    assert len(said) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    _flip(folder / "3" / "model", random.Random(1))
+    with pytest.raises(InputError, match="no whole checkpoint"):
+        read_model(folder, said.append)
+
+
+def test_a_save_cut_off_counts_for_nothing(tmp_path):
+    checkpoints = _open(tmp_path)
+    _save(checkpoints, 1, None)
+    _save(checkpoints, 2, None)
+    (tmp_path / "checkpoints" / "2" / "seal.json").unlink()  # killed just before the seal
+    assert _open(tmp_path).latest() == 1
+    assert _steps(tmp_path) == {1}
+
+
+def test_another_shape_is_refused_naming_the_array_and_both_shapes(tmp_path):
+    checkpoints = _open(tmp_path)
     _save(checkpoints, 1, 0.1)
-    checkpoints.close()
-    again = Checkpoints(tmp_path / "checkpoints", read_only=True)
     with pytest.raises(InputError, match=r"'bias'\] is of shape \(3,\), expected of shape \(4,\)"):
-        again.restore_state(1, _state(width=4))
-    for file in (tmp_path / "checkpoints" / "1" / "model").rglob("*"):
-        if file.is_file():
-            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(InputError, match="cannot be restored"):
-        again.restore_model(1)
+        checkpoints.restore_state(1, _state(width=4))
 
 
 def test_no_checkpoints_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="no checkpoints"):
-        Checkpoints(tmp_path / "nothing", read_only=True)
+        read_model(tmp_path / "nothing", _refuse)
+
+
+def test_a_disk_that_takes_no_more_is_one_line_and_harms_nothing(tmp_path):
+    checkpoints = _open(tmp_path)
+    _save(checkpoints, 1, 0.5, value=1.0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Python ignores SIGXFSZ, so that a file that grows past the limit is an error of its write.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"cannot be written .* go on with --resume"):
+            _save(checkpoints, 2, 0.5, value=2.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert _steps(tmp_path) == {1}
+    assert damage(tmp_path / "checkpoints" / "1") is None
+    _save(checkpoints, 2, 0.5, value=2.0)
+    assert _open(tmp_path).latest() == 2
