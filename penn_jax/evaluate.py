@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import track
 
 from penn_jax.config import write_json
-from penn_jax.data.volume import ENDINGS, check_same_grid, read_labels
+from penn_jax.data.files import nifti_files, stem
+from penn_jax.data.volume import check_same_grid, read_geometry, read_labels
 from penn_jax.report.metrics import (
     METRICS,
     POLICY,
@@ -63,14 +64,15 @@ def evaluate(
         Plain JSON types, None where a value is undefined: ``pooled`` and ``pooled_ci95`` by
         metric; ``mean`` by metric, each ``{"value", "ci95", "n"}``; ``cases`` by name and
         ``labels`` by label, with the same metrics; ``policy`` on empty masks; ``extra``, the
-        predictions without a reference, which count for nothing.
+        predictions without a reference, which count for nothing; ``left_out``, the references that
+        ``cases`` does not name.
 
     Raises:
         InputError: a folder without masks, a reference without a prediction, masks on different
             grids, or labels that cannot be meant.
     """
-    if out is not None and not out.parent.is_dir():
-        raise InputError(out, "its folder does not exist", "an existing folder", "create it")
+    if out is not None:
+        _check_writable(out)
     predicted, true = _find_masks(predictions), _find_masks(references)
     names = _select(predictions, predicted, references, true, cases)
     compared: dict[str, _Case] = {}
@@ -82,9 +84,18 @@ def evaluate(
     result = _summarise(compared)
     result["policy"] = POLICY
     result["extra"] = sorted(set(predicted) - set(true))
+    result["left_out"] = sorted(set(true) - set(names))
     if out is not None:
         write_json(out, result)
     return result
+
+
+def _check_writable(out: Path) -> None:
+    """Refuse before the work what would fail after it."""
+    if not out.parent.is_dir():
+        raise InputError(out, "its folder does not exist", "an existing folder", "create it")
+    if out.is_dir():
+        raise InputError(out, "is a folder", "a JSON file", "name a file in it")
 
 
 def _find_masks(folder: Path) -> dict[str, Path]:
@@ -92,11 +103,8 @@ def _find_masks(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(folder, "no such folder", "a folder of masks", "check the path")
     masks: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
-        if ending is None or path.name.startswith("."):
-            continue
-        name = path.name.removesuffix(ending)
+    for path in nifti_files(folder.iterdir()):
+        name = stem(path)
         if name in masks:
             raise InputError(
                 path, f"a second file for case {name}", "one mask a case", "remove one of the two"
@@ -142,8 +150,9 @@ def _listing(names: Sequence[str], of: int) -> str:
 
 def _compare(predicted: Path, true: Path, merge_labels: bool) -> _Case:
     """Count pixels and measure surfaces of one case."""
+    # The headers first: a mask of another size is not worth its memory.
+    check_same_grid(predicted, read_geometry(predicted), true, read_geometry(true))
     prediction, reference = read_labels(predicted), read_labels(true)
-    check_same_grid(predicted, prediction, true, reference)
     if (prediction.array == IGNORE_LABEL).any():
         raise InputError(
             predicted,

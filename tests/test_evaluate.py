@@ -122,6 +122,7 @@ def test_a_single_slice_is_measured_as_a_plane(tmp_path):
 def test_only_the_named_cases_are_compared(folders):
     result = evaluate(*folders, cases=["apart"])
     assert list(result["cases"]) == ["apart"]
+    assert result["left_out"] == ["missed", "none"]
     assert result["pooled"]["dice"] == 0.75
     with pytest.raises(InputError, match=r"references: no reference for 1 of 1 cases \(other\)"):
         evaluate(*folders, cases=["other"])
@@ -131,6 +132,7 @@ def test_predictions_without_a_reference_are_listed_and_do_not_count(folders):
     write(folders[0], "further", box(slice(0, 9)))
     result = evaluate(*folders)
     assert result["extra"] == ["further"]
+    assert result["left_out"] == []
     assert set(result["cases"]) == {"apart", "missed", "none"}
 
 
@@ -143,6 +145,14 @@ def test_a_missing_prediction_is_an_error_that_names_the_case(folders, tmp_path)
     with pytest.raises(InputError, match=r"predictions: no prediction for 1 of 3 cases \(apart\)"):
         evaluate(*folders, out=out)
     assert not out.exists()
+
+
+def test_masks_of_another_size_are_refused_before_they_are_read(folders, monkeypatch):
+    predictions, _ = folders
+    write(predictions, "apart", box(slice(2, 6), shape=(10, 10, 5)))
+    monkeypatch.setattr("penn_jax.evaluate.read_labels", lambda path: pytest.fail("was read"))
+    with pytest.raises(InputError, match=r"apart.nii.gz: shape \(10, 10, 5\)"):
+        evaluate(*folders)
 
 
 def test_masks_on_different_grids_are_refused(folders):
@@ -186,6 +196,8 @@ def test_folders_that_cannot_be_meant_are_refused(folders, tmp_path):
         evaluate(predictions, empty)
     with pytest.raises(InputError, match=r"out/metrics.json: its folder does not exist"):
         evaluate(predictions, references, out=tmp_path / "out" / "metrics.json")
+    with pytest.raises(InputError, match="empty: is a folder"):
+        evaluate(predictions, references, out=empty)
     with pytest.raises(InputError, match="no case was named"):
         evaluate(predictions, references, cases=[])
     write(predictions, "apart", box(slice(2, 6)), ending=".nii")
