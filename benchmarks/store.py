@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import tensorstore as ts
 from array_record.python import array_record_module as array_record
+from made_stores import case_record, manifest_of, write_manifest
 from scipy import ndimage
 
 from penn_jax.data.store import Store, StoreWriter
@@ -63,11 +64,10 @@ def penn_writer(names: int) -> Callable[[Path, int], None]:
         for number, (image, labels) in enumerate(cases(count)):
             writer.write_case(f"{number}-0", image, labels)
             for name in range(names):
-                entries[f"{number}-{name}"] = {"frames_shape": image.shape, "labelled": True}
+                entries[f"{number}-{name}"] = case_record(image.shape, labels)
                 if name:
                     (folder / "cases" / f"{number}-{name}").symlink_to(f"{number}-0")
-        manifest = {"format": 1, "data_hash": "synthetic", "cases": entries}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        write_manifest(folder, manifest_of(entries))
 
     return write
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from stores import write_store
+from made_stores import write_store
 
 from penn_jax.config import Config, ModelConfig, PatchConfig, PretrainConfig, TrainConfig
 from penn_jax.data.store import Store

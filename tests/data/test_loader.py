@@ -4,7 +4,7 @@ import contextlib
 
 import numpy as np
 import pytest
-from stores import write_store
+from made_stores import write_store
 
 from penn_jax.config import PatchConfig
 from penn_jax.data.loader import stream

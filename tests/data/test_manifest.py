@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_stores import case_record, manifest_of
 from rich.console import Console
-from stores import case_record, manifest_of
 
 from penn_jax.config import PrepareConfig
 from penn_jax.data.findings import summary
@@ -107,7 +107,7 @@ def changed(path, value):
         (["label_values"], [0, 1, 2, 256], "label_values.3"),
         (["spacing", 0], -1.0, "spacing.0"),
         (["dimensions"], 4, "dimensions"),
-        (["format"], True, "format"),
+        (["format"], 2.0, "format"),
         (["format"], ..., "format: Field required"),
         (["data_hash"], "", "data_hash"),
         (["findings"], "none", "findings"),
@@ -162,8 +162,8 @@ def test_ignored_voxels_have_a_count_of_their_own():
         b'{"format": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"a":' * 100_000,
         b'{"format": ' + b"9" * 5000 + b"}",
-        b'{"format": 1',
-        b'{"format": 1, "cases": {"\\ud800": {}}}',
+        b'{"format": 2',
+        b'{"format": 2, "cases": {"\\ud800": {}}}',
         json.dumps(sound()).encode("utf-16"),
     ],
     ids=lambda content: repr(content[:20]),
@@ -172,7 +172,7 @@ def test_bytes_that_are_no_manifest_are_refused(content):
     refusal(content)
 
 
-@pytest.mark.parametrize("version", [0, 2, 10**100, -1.5, "one\ntwo", None, {}, float("inf")])
+@pytest.mark.parametrize("version", [0, 1, 3, 10**100, -1.5, "one\ntwo", None, {}, float("inf")])
 def test_another_format_is_told_before_anything_else(version):
     assert "run penn prepare" in refusal(changed(["format"], version), "is of format")
 
@@ -180,8 +180,8 @@ def test_another_format_is_told_before_anything_else(version):
 def test_of_a_key_given_twice_the_last_counts():
     # As in Python's json; what matters is that one value is checked, and that one is used.
     text = json.dumps(sound())
-    assert read_manifest(text.replace('"format": 1', '"format": 2, "format": 1').encode(), "x")
-    refusal(text.replace('"format": 1', '"format": 1, "format": 2').encode(), "is of format 2")
+    assert read_manifest(text.replace('"format": 2', '"format": 3, "format": 2').encode(), "x")
+    refusal(text.replace('"format": 2', '"format": 2, "format": 3').encode(), "is of format 3")
 
 
 @pytest.mark.parametrize("name", ["[/b]", "[red]T1", "[link=x]"])

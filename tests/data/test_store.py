@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import case_record, manifest_of, write_manifest, write_store
+from made_stores import case_record, manifest_of, write_manifest, write_store
 
 from penn_jax.data import store as module
 from penn_jax.data.store import FOREGROUND_VOXELS, Store, StoreWriter, foreground_table
@@ -218,9 +218,9 @@ def test_a_store_is_read_over_http(small):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, r"manifest\.json: is missing, expected a prepared store of format 1; run penn"),
-        ('{"format": 2}', r"manifest\.json: is of format 2, expected .* format 1"),
-        ('{"format": 1, "cases": {"a": {"frames_', "is damaged .*; delete the store and prepare"),
+        (None, r"manifest\.json: is missing, expected a prepared store of format 2; run penn"),
+        ('{"format": 3}', r"manifest\.json: is of format 3, expected .* format 2"),
+        ('{"format": 2, "cases": {"a": {"frames_', "is damaged .*; delete the store and prepare"),
         ("\xff", "is damaged"),
     ],
 )

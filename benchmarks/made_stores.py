@@ -1,4 +1,4 @@
-"""Prepared stores of arrays that a test makes itself, without raw scans to prepare them from."""
+"""Prepared stores of arrays that a test or benchmark makes itself, without raw scans."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def manifest_of(records, **changes):
     dimensions = len(first) - 2
     config = PrepareConfig(dimensions=dimensions)
     return {
-        "format": 1,
+        "format": 2,
         "config": to_json(config),
         "config_hash": config_hash(config),
         "dimensions": dimensions,
