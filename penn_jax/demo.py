@@ -71,7 +71,7 @@ def demo(out: Path, progress: bool = True) -> dict[str, float]:
     console.print("training")
     result = train(CONFIG, store, out / "train", init=out / "pretrain", progress=progress)
     console.print(f"{result['step']} steps in {result['seconds']:.0f} s; predicting the test cases")
-    predict(out / "train", [raw / "imagesTs"], masks, progress=progress)
+    predict([out / "train", raw / "imagesTs"], masks, progress=progress)
     evaluation = evaluate(masks, raw / "labelsTs", out=out / "metrics.json")
 
     draw(raw / "imagesTs", raw / "labelsTs", masks, evaluation["cases"], out / "overlay.png")

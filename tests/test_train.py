@@ -9,10 +9,10 @@ from made_stores import write_store
 
 from penn_jax.config import Config, ModelConfig, PatchConfig, PretrainConfig, TrainConfig
 from penn_jax.data.store import Store
+from penn_jax.engine import probability_forward
 from penn_jax.loop import budget_used
 from penn_jax.model.network import Network, initialise
 from penn_jax.pretrain import block_masks
-from penn_jax.segment import probability_forward
 from penn_jax.task import check_fit
 from penn_jax.train import labelled_cases, validator
 from penn_jax.types import InputError

@@ -20,6 +20,11 @@ SPACING_TOLERANCE = 0.01
 PERCENTILES = (0.5, 99.5)
 BODY_THRESHOLD = 0.05
 
+_PIECE = 1 << 16
+"""Voxels normalised at once."""
+_CHUNK = 1 << 22
+"""Values interpolated at once: what that takes besides its result stays small."""
+
 
 @dataclass(frozen=True)
 class FrameGrid:
@@ -201,10 +206,6 @@ def block_from_frames(
     return values, tuple(where)
 
 
-_CHUNK = 1 << 22
-"""Values interpolated at once: what is needed besides the result stays in the cache's reach."""
-
-
 def _resample(array: np.ndarray, axis: int, size: int, order: int) -> np.ndarray:
     """Interpolate one axis to ``size`` voxels over the same field of view.
 
@@ -281,43 +282,47 @@ def normalise(frames: Real[np.ndarray, "F *spatial C"]) -> Float32[np.ndarray, "
         float32 of the same shape.
     """
     result = np.empty(frames.shape, np.float32)
-    # Slabs of the first spatial axis, so that a 3-D frame is not one slab.
-    slabs = (frames.shape[0] * frames.shape[1], *frames.shape[2:])
     for channel in range(frames.shape[-1]):
-        values = frames.reshape(slabs)[..., channel]
-        scaled = result.reshape(slabs)[..., channel]
-        low, high = np.percentile(values.astype(np.float32, copy=False), PERCENTILES)
+        # In pieces, so that a large scan is not held several times over.
+        values = frames.reshape(-1, frames.shape[-1])[:, channel]
+        scaled = result.reshape(-1, frames.shape[-1])[:, channel]
+        ends = np.percentile(values.astype(np.float32, copy=False), PERCENTILES)
+        low, high = np.float32(ends[0]), np.float32(ends[1])
         if low == high:
             low, high = np.float32(values.min()), np.float32(values.max())
         if low == high:
             scaled[...] = 0
             continue
-        body = low + BODY_THRESHOLD * (high - low)
+        body = low + np.float32(BODY_THRESHOLD) * (high - low)
         centre, deviation = _statistics(values, low, high, body)
         if deviation < 1e-6 * (high - low):
-            centre, deviation = _statistics(values, low, high, -np.inf)
-        for source, target in zip(values, scaled, strict=True):
-            clipped = np.clip(source.astype(np.float32, copy=False), low, high)
-            target[...] = (clipped - centre) / deviation
+            centre, deviation = _statistics(values, low, high, low - (high - low))
+        for piece in _pieces(values):
+            clipped = np.clip(values[piece].astype(np.float32, copy=False), low, high)
+            scaled[piece] = (clipped - centre) / deviation
     return result
 
 
 def _statistics(
-    values: Real[np.ndarray, "slabs *spatial"], low: Any, high: Any, above: Any
-) -> tuple[np.float64, np.float64]:
-    """Mean and standard deviation of the clipped values above a threshold, slab by slab."""
-    count, total, squares = 0, np.float64(0), np.float64(0)
-    for part in _clipped(values, low, high, above):
-        count, total = count + part.size, total + part.sum(dtype=np.float64)
-    centre = total / count
-    for part in _clipped(values, low, high, above):
-        squares += np.square(part - centre).sum()
-    return centre, np.sqrt(squares / count)
+    values: Real[np.ndarray, " voxels"], low: Any, high: Any, above: Any
+) -> tuple[np.float32, np.float32]:
+    """Mean and standard deviation of the clipped values above a threshold.
+
+    Moments about ``low`` in float64, so that one pass is enough.
+    """
+    count, total, squares = 0, 0.0, 0.0
+    for piece in _pieces(values):
+        clipped = np.clip(values[piece].astype(np.float32, copy=False), low, high)
+        inside = clipped > above
+        height = np.where(inside, clipped - low, 0).astype(np.float64)
+        count += int(np.count_nonzero(inside))
+        total += float(height.sum())
+        squares += float(np.square(height).sum())
+    mean = total / count
+    variance = max(0.0, squares / count - mean**2)
+    return np.float32(low + mean), np.float32(np.sqrt(variance))
 
 
-def _clipped(
-    values: Real[np.ndarray, "slabs *spatial"], low: Any, high: Any, above: Any
-) -> Iterator[Real[np.ndarray, " n"]]:
-    for slab in values:
-        clipped = np.clip(slab.astype(np.float32, copy=False), low, high)
-        yield clipped[clipped > above]
+def _pieces(values: Real[np.ndarray, " voxels"]) -> Iterator[slice]:
+    for first in range(0, len(values), _PIECE):
+        yield slice(first, first + _PIECE)

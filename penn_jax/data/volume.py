@@ -114,7 +114,8 @@ def read_image(paths: Sequence[Path]) -> Volume:
     volumes = [_read_channel(Path(path)) for path in paths]
     for path, volume in zip(paths[1:], volumes[1:], strict=True):
         check_same_grid(path, volume, paths[0], volumes[0])
-    array = np.stack([volume.array for volume in volumes], axis=-1)
+    arrays = [volume.array[..., np.newaxis] for volume in volumes]
+    array = np.concatenate(arrays, axis=-1) if len(arrays) > 1 else arrays[0]
     return replace(volumes[0], array=array)
 
 
@@ -229,8 +230,10 @@ def write_image(
 def _write_whole(path: Path, image: nib.Nifti1Image) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        # No name and no time in the gzip header: the same image is the same bytes.
-        temporary.write_bytes(gzip.compress(image.to_bytes(), compresslevel=4, mtime=0))
+        # No name and no time in the gzip header: the same image is the same bytes. Streamed, for
+        # the probabilities of many classes exceed the memory.
+        with temporary.open("wb") as file, gzip.GzipFile("", "wb", 4, file, mtime=0) as stream:
+            image.to_stream(stream)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

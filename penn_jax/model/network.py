@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from penn_jax.config import ModelConfig
 from penn_jax.model.blocks import ChannelDropout, Expand, Normalise, Reduce, Stage
@@ -129,14 +129,93 @@ def parameter_count(variables: Variables) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
 
 
-def halo(config: ModelConfig) -> int:
-    """Voxels around a tile that its inner scores depend on, rounded up to the total stride.
+def scores_within(
+    network: Network,
+    variables: Variables,
+    x: Float[Array, "B *spatial C"],
+    low: Int[Array, " axes"],
+    high: Int[Array, " axes"],
+) -> Float[Array, "B *spatial K"]:
+    """Scores of the part ``low ≤ voxel < high`` of an array, as if the array were that part alone.
 
-    Each 3-wide convolution on grid k reaches one of its voxels further, ``stem · 2^k`` of the
-    input's; aligning to the coarsest grid adds at most one total stride. Group normalisation sees
-    the whole tile: no halo makes it exact.
+    Arrays of few sizes can so hold images of many: every 3-wide convolution, the only layer that
+    looks beyond a voxel of its grid, is given zeros outside the part, as at the end of an array.
+
+    Args:
+        network: without group normalisation, which sees the whole array.
+        variables: of the network.
+        x: (B, *spatial, C); what lies outside the part is never used.
+        low: first voxel of the part along each axis, a multiple of :func:`total_stride`.
+        high: its end, likewise.
+
+    Returns:
+        Finest class scores; those outside the part mean nothing.
     """
-    stride = total_stride(config)
+    size = x.shape[1:-1]
+
+    def bounded(call: Any, arguments: tuple[Any, ...], options: Any, context: Any) -> Any:
+        if not isinstance(context.module, nn.Conv):
+            return call(*arguments, **options)
+        features = arguments[0]
+        for axis, (whole, length) in enumerate(zip(size, features.shape[1:-1], strict=True)):
+            place = jnp.arange(length) * (whole // length)
+            inside = (place >= low[axis]) & (place < high[axis])
+            around = [1] * features.ndim
+            around[1 + axis] = length
+            features = jnp.where(inside.reshape(around), features, 0)
+        return call(features, *arguments[1:], **options)
+
+    with nn.intercept_methods(bounded):
+        return network.apply(variables, x)[0]
+
+
+def halo(config: ModelConfig) -> int:
+    """Voxels around a tile on which its scores depend, in whole total strides.
+
+    The scores of voxels whose bounds are multiples of the total stride S are followed back to the
+    input: on grid k, of voxels s_k wide, the region first grows to whole voxels, then by one for
+    each of the b convolutions::
+
+        r ← ⌈r / s_k⌉ s_k + b s_k     for the deconvolution stages, finest to coarsest, then for
+                                      the conv stages, coarsest to finest
+
+    and ⌈r / S⌉ S, since tiles start at multiples of S. Skip connections see less. Group
+    normalisation sees the whole tile: no halo makes it exact.
+    """
     strides = [config.stem * 2**grid for grid in range(len(config.channels))]
-    reach = config.blocks * (sum(strides) + sum(strides[:-1])) + stride
-    return -(-reach // stride) * stride
+    reach = 0
+    for width in strides[:-1] + strides[::-1]:
+        reach = _up_to_multiple(reach, width) + config.blocks * width
+    return _up_to_multiple(reach, strides[-1])
+
+
+def _up_to_multiple(length: int, of: int) -> int:
+    return -(-length // of) * of
+
+
+def evaluation_bytes(config: ModelConfig, dimensions: int, channels: int, classes: int) -> float:
+    """Bytes that evaluating the network holds at once for each voxel of the input.
+
+    A stated model, not a measurement: float32 feature maps of c_k channels on grid k take
+    ``m_k = 4 c_k / s_k^d`` bytes a voxel, and the most that is alive together is either
+
+    - a stage: its input and output and, with skips, those of the finer grids and its own, joined:
+      ``m_0 + … + m_(k-1) + n m_k`` with n = 4 (``concat``), 3 (``add`` or residual) or 2; or
+    - the head: ``m_0``, the logits, the probabilities, and those of the batch before,
+
+    besides the input and the one before.
+
+    Args:
+        config: of the network.
+        dimensions: d, spatial axes.
+        channels: of the input.
+        classes: of the output.
+    """
+    maps = [
+        features / (config.stem * 2**grid) ** dimensions
+        for grid, features in enumerate(config.channels)
+    ]
+    copies = max({"concat": 4, "add": 3, "none": 2}[config.skip], 3 if config.residual else 2)
+    held = maps if config.skip != "none" else [0.0] * len(maps)
+    stages = [sum(held[:grid]) + copies * own for grid, own in enumerate(maps)]
+    return 4.0 * (2 * channels + max(*stages, maps[0] + 3 * classes))

@@ -1,12 +1,22 @@
 """The network's shapes, its parameter names, and its halo against the support of its gradient."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from penn_jax.config import ModelConfig
-from penn_jax.model.network import Network, halo, initialise, parameter_count, total_stride
+from penn_jax.model.network import (
+    Network,
+    evaluation_bytes,
+    halo,
+    initialise,
+    parameter_count,
+    scores_within,
+    total_stride,
+)
 
 SMALL = {"channels": (8, 8, 16), "blocks": 1}
 
@@ -85,30 +95,91 @@ def test_size_off_the_stride_is_refused():
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "dimensions", "by_hand"),
     [
-        ModelConfig(stem=1, channels=(4, 4), blocks=2),
-        ModelConfig(stem=2, channels=(4, 4, 4), blocks=1),
-        ModelConfig(stem=2, channels=(4, 4, 4), blocks=2, skip="none"),
-        ModelConfig(stem=4, channels=(4, 4), blocks=2, residual=True),
+        # By hand, r after each stage (| between them): 2.
+        (ModelConfig(stem=1, channels=(4,), blocks=2), 2, 2),
+        # 2 | 2 + 4 = 6 | 8, a multiple of 2.
+        (ModelConfig(stem=1, channels=(4, 4), blocks=2), 2, 8),
+        # 2 | up to 4, + 4 = 8 | + 8 = 16 | + 4 | + 2 = 22, up to 24.
+        (ModelConfig(stem=2, channels=(4, 4, 4), blocks=1), 2, 24),
+        # 4 | + 8 = 12 | up to 16, + 16 = 32 | + 8 | + 4 = 44, up to 48.
+        (ModelConfig(stem=2, channels=(4, 4, 4), blocks=2, skip="none"), 2, 48),
+        (ModelConfig(stem=4, channels=(4, 4), blocks=2, residual=True), 2, 32),
+        (ModelConfig(stem=1, channels=(4, 4), blocks=2, skip="add"), 3, 8),
+        # 2 | up to 4, + 4 = 8 | + 2 = 10, up to 12.
+        (ModelConfig(stem=2, channels=(4, 4), blocks=1, skip="none"), 3, 12),
     ],
 )
-def test_halo_covers_the_support_of_the_gradient(config):
+def test_halo_is_the_support_of_the_gradient_in_whole_strides(config, dimensions, by_hand):
+    assert halo(config) == by_hand
+    stride, network = total_stride(config), Network(config, classes=2)
+    variables = initialise(network, jax.random.key(0), 1, dimensions)
+    before = by_hand + 2 * stride  # room on either side, so that the border hides nothing
+    size = 2 * before + stride
+    x = jax.random.normal(jax.random.key(1), (1, *(size,) * dimensions, 1))
+    tile = (0, *(slice(before, before + stride),) * dimensions)
+    # The square keeps scores of opposite sign from cancelling.
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(network.apply(variables, x)[0][tile] ** 2)))(x)
+    strength = np.abs(np.array(gradient)[0, ..., 0])
+    for axis in range(dimensions):
+        others = tuple(a for a in range(dimensions) if a != axis)
+        seen = np.flatnonzero(strength.sum(axis=others))
+        for reach in (before - seen.min(), seen.max() - (before + stride - 1)):
+            assert by_hand - stride < reach <= by_hand  # enough, and less than a stride too much
+
+
+@pytest.mark.parametrize(
+    ("config", "dimensions", "channels", "classes"),
+    [
+        (ModelConfig(stem=2, channels=(32, 48, 64)), 2, 1, 2),
+        (ModelConfig(stem=1, channels=(16, 32), skip="none"), 2, 3, 2),
+        (ModelConfig(stem=2, channels=(32, 32), skip="add", residual=True), 2, 1, 25),
+        (ModelConfig(stem=2, channels=(8, 16, 32), blocks=1), 3, 1, 25),
+    ],
+)
+def test_bytes_of_an_evaluation_are_near_what_xla_plans(config, dimensions, channels, classes):
+    config = dataclasses.replace(config, norm="none")
+    # Large, so that copies of the weights, which XLA plans too, count for little.
+    network, size = Network(config, classes), 256 if dimensions == 2 else 64
+    variables = jax.eval_shape(lambda: initialise(network, jax.random.key(0), channels, dimensions))
+    x = jax.ShapeDtypeStruct((1, *(size,) * dimensions, channels), jnp.float32)
+    planned = (
+        jax.jit(lambda v, x: jax.nn.softmax(network.apply(v, x)[0], axis=-1))
+        .lower(variables, x)
+        .compile()
+        .memory_analysis()
+    )
+    weights = 4 * sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(variables))
+    voxels = size**dimensions
+    # The batch before, which the host still holds, is not in XLA's plan.
+    found = planned.temp_size_in_bytes + planned.output_size_in_bytes
+    found += planned.argument_size_in_bytes - weights
+    found = found / voxels + 4 * (channels + classes)
+    stated = evaluation_bytes(config, dimensions, channels, classes)
+    assert 0.8 * found < stated < 1.25 * found
+
+
+@pytest.mark.parametrize(
+    ("config", "low", "high"),
+    [
+        (ModelConfig(stem=2, channels=(4, 5, 6), blocks=2, norm="none"), (8, 0), (32, 24)),
+        (ModelConfig(stem=1, channels=(4, 5), blocks=1, skip="add", residual=True), (2, 4), (8, 6)),
+        (ModelConfig(stem=1, channels=(3, 4), blocks=1, skip="none"), (0, 2, 4), (6, 6, 8)),
+    ],
+)
+def test_scores_within_a_part_are_those_of_the_part_alone(config, low, high):
     network = Network(config, classes=2)
-    variables = initialise(network, jax.random.key(0), 1, 2)
-    reach = halo(config)
-    size = 2 * reach + 3 * total_stride(config)
-    size = -(-size // total_stride(config)) * total_stride(config)
-    x = jax.random.normal(jax.random.key(1), (1, size, size, 1))
-    support = np.zeros((size, size), bool)
-    first = size // 2 // total_stride(config) * total_stride(config)
-    gradient_of = jax.jit(jax.grad(lambda x, m: network.apply(variables, x)[0][0, m, m, 0]))
-    for offset in range(total_stride(config)):  # every position within a coarse voxel
-        middle = first + offset
-        gradient = np.array(gradient_of(x, middle))
-        rows = np.flatnonzero(np.abs(gradient[0, :, :, 0]).sum(axis=1))
-        assert middle - rows.min() <= reach
-        assert rows.max() - middle <= reach
-        support |= np.abs(gradient[0, :, :, 0]) > 0
-    # Not wastefully wide either: the true reach is more than half of the halo.
-    assert np.flatnonzero(support.any(axis=1)).size > reach / 2
+    variables = initialise(network, jax.random.key(0), 1, len(low))
+    # As after training: biases, so that the features outside would not be zero by themselves.
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)
+    size = (40, 32) if len(low) == 2 else (8, 8, 8)
+    x = jax.random.normal(jax.random.key(1), (2, *size, 1))
+    part = (slice(None), *(slice(a, b) for a, b in zip(low, high, strict=True)))
+    (expected,) = jax.jit(network.apply)(variables, x[part])
+    within = jax.jit(lambda v, x, low, high: scores_within(network, v, x, low, high))
+    found = within(variables, x, jnp.array(low), jnp.array(high))
+    scale = float(np.abs(expected).max())
+    np.testing.assert_allclose(found[part], expected, atol=1e-5 * scale)
+    whole = jax.jit(network.apply)(variables, x)[0][part]
+    assert np.abs(whole - expected).max() > 1e-3 * scale  # the end of an image matters

@@ -1,0 +1,92 @@
+"""From a scan to its mask, block by block, against the plain way that holds everything."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penn_jax.data.grid import from_frames, plan_frames, to_frames
+from penn_jax.data.volume import Volume
+from penn_jax.predict.case import Case, drop_small_components, most_likely, predict_case
+from penn_jax.predict.dense import GIB, Tiling
+
+RAS = np.array([[0, 1], [1, 1], [2, 1]])
+
+
+def local_network(tiles: np.ndarray) -> np.ndarray:
+    """Three scores of each voxel's own intensities, summing to one."""
+    value = tiles.sum(axis=-1)
+    scores = np.stack([np.cos(3 * value), np.sin(5 * value), np.cos(value + 1)], axis=-1) + 1.1
+    return (scores / scores.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+
+@settings(max_examples=60)
+@given(
+    dimensions=st.sampled_from((2, 3)),
+    shape=st.tuples(*[st.integers(5, 40)] * 3),
+    spacing=st.tuples(*[st.floats(0.5, 2)] * 3),
+    target=st.one_of(st.none(), st.tuples(*[st.floats(0.4, 3)] * 3)),
+    order=st.permutations(range(3)),
+    signs=st.tuples(*[st.sampled_from((1, -1))] * 3),
+    seed=st.integers(0, 999),
+)
+def test_blocks_give_the_mask_of_the_whole(dimensions, shape, spacing, target, order, signs, seed):
+    rng = np.random.default_rng(seed)
+    scan = rng.normal(size=(*shape, 1)).astype(np.float32)
+    orientation = np.array(list(zip(order, signs, strict=True)))
+    target = None if target is None else target[:dimensions]
+    affine = np.diag((*spacing, 1.0))
+    grid = plan_frames(shape, affine, orientation, dimensions, target)
+    frames = to_frames(scan, grid, 1)
+    case = Case(Volume.__new__(Volume), grid, frames)
+    # Tiles of some hundred voxels, with a margin for the interpolation back: many blocks.
+    least = np.prod([4 * (2 * -(-margin // 4) + 1) for margin in grid.margins])
+    budget = max(least, 600 if dimensions == 2 else 4000) / GIB
+    likely = np.empty((*shape, 3), np.float32, order="F")
+    mask = predict_case(case, local_network, Tiling(4, 0, 0, 3, 1.0, budget), likely)
+    expected = from_frames(local_network(frames), grid, order=1)
+    np.testing.assert_allclose(likely, expected, atol=1e-6)
+    # The comparison of float32 scores may tie differently only where they agree to rounding.
+    top = np.sort(expected, axis=-1)
+    clear = top[..., -1] - top[..., -2] > 2e-6
+    np.testing.assert_array_equal(mask[clear], expected.argmax(-1)[clear])
+    np.testing.assert_array_equal(mask, likely.argmax(-1))
+
+
+def test_most_likely_is_argmax_with_the_first_of_equals():
+    scores = np.random.default_rng(0).integers(0, 4, (30, 20, 25)).astype(np.float32)
+    np.testing.assert_array_equal(most_likely(scores), scores.argmax(-1))
+    assert most_likely(scores).dtype == np.uint8
+    np.testing.assert_array_equal(most_likely(scores[..., :1]), 0)
+
+
+def components() -> np.ndarray:
+    """Class 1: 4 voxels joined by corners, 1 apart; class 2: 3 voxels beside them."""
+    mask = np.zeros((8, 8, 4), np.uint8)
+    mask[0, 0, 0] = mask[1, 1, 1] = mask[2, 2, 2] = mask[3, 2, 2] = 1
+    mask[6, 6, 0] = 1
+    mask[2, 3, 2] = mask[2, 4, 2] = mask[2, 5, 2] = 2
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("smallest", "ones", "twos"),
+    # Voxels of 0.5 × 1 × 4 mm are 2 mm³: components of 8 and 2 mm³ of class 1, of 6 of class 2.
+    [(0.0, 5, 3), (2.0, 5, 3), (2.1, 4, 3), (6.0, 4, 3), (6.1, 4, 0), (8.0, 4, 0), (8.1, 0, 0)],
+)
+def test_components_below_a_volume_become_background(smallest, ones, twos):
+    mask = components()
+    drop_small_components(mask, (0.5, 1.0, 4.0), smallest)
+    assert ((mask == 1).sum(), (mask == 2).sum()) == (ones, twos)
+    # What stays is what was there.
+    assert (components()[mask > 0] == mask[mask > 0]).all()
+
+
+def test_a_mask_without_foreground_stays_so():
+    mask = np.zeros((4, 4, 4), np.uint8)
+    drop_small_components(mask, (1.0, 1.0, 1.0), 10.0)
+    assert not mask.any()
+    last = np.zeros((4, 4, 4), np.uint8)
+    last[0, 0, 0] = 3  # classes 1 and 2 are absent
+    drop_small_components(last, (1.0, 1.0, 1.0), 1.0)
+    assert last[0, 0, 0] == 3
