@@ -45,6 +45,7 @@ CONFIG = Config(
         batch_size=8, max_steps=240, validate_every=60, checkpoint_every=8, log_every=4
     ),
 )
+ENDED = "had ended"
 TIMES = ("seconds", "waiting")
 """Values of a log line that follow the clock."""
 
@@ -104,7 +105,7 @@ def start_and_kill(job: list[str], out: Path, wait: Callable[[Path], None]) -> s
         p.send_signal(signal.SIGKILL)
         p.communicate()
     if p.returncode != -signal.SIGKILL:
-        return "had ended"
+        return ENDED
     if torn := unsealed(out):
         return f"in the save of step {min(torn)}"
     steps = [path.name for path in (out / "checkpoints").glob("*")]
@@ -152,14 +153,17 @@ def main() -> int:
         seconds = time.monotonic() - began
         expected = outcome(folder / "undisturbed")
         for number in range(options.runs):
-            out = folder / str(number)
-            moments = []
+            out, moments = folder / str(number), []
             for kill in range(rng.randint(1, 3)):
                 if (number + kill) % 2:
                     wait = kill_in_save(rng.randint(1, 8), rng.uniform(0, 0.15))
                 else:
-                    wait = kill_after(rng.uniform(0, seconds))
+                    wait = kill_after(rng.uniform(0, 0.8 * seconds))
                 moments.append(start_and_kill(job, out, wait))
+                if moments[-1] == ENDED:
+                    break
+            if moments[0] == ENDED:
+                raise RuntimeError("a run was over before it was killed: the machine is too uneven")
             run_to_end(job, out)
             wrong = first_difference(outcome(out), expected)
             equal += wrong is None

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from kill_and_resume import (
     CONFIG,
+    ENDED,
     first_difference,
     kill_after,
     kill_in_save,
@@ -35,7 +36,7 @@ def undisturbed(job, tmp_path_factory):
 @pytest.mark.slow
 def test_sigkill_in_a_save_and_at_any_moment(job, undisturbed, tmp_path):
     out = tmp_path / "run"
-    assert start_and_kill(job, out, kill_in_save(2, 0.0)) != "had ended"
+    assert start_and_kill(job, out, kill_in_save(2, 0.0)) != ENDED
     start_and_kill(job, out, kill_after(1.0))
     run_to_end(job, out)
     assert first_difference(outcome(out), undisturbed) is None
