@@ -174,6 +174,7 @@ def _predict(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from rich.console import Console
 
+    from penn_jax.components import choice_lines, choice_table
     from penn_jax.evaluate import evaluate
     from penn_jax.report.tables import label_table, six_metric_table
 
@@ -184,6 +185,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         options.cases,
         options.json,
         not options.quiet,
+        options.choose_component,
     )
     console = Console()
     console.print(six_metric_table(result))
@@ -194,6 +196,9 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(f"without a reference, not counted: {', '.join(result['extra'])}")
     if result["left_out"]:
         print(f"references that --cases leaves out: {len(result['left_out'])}")
+    if options.choose_component:
+        console.print(choice_table(result["component_choice"]))
+        print("\n".join(choice_lines(result["component_choice"])))
 
 
 # ---- options -----------------------------------------------------------------------------------
@@ -289,6 +294,11 @@ def _parser() -> _Parser:
     sub.add_argument("--out", dest="json", type=Path, help="JSON file of the result")
     sub.add_argument("--merge-labels", action="store_true", help="one foreground class")
     sub.add_argument("--cases", nargs="+", help="only these cases")
+    sub.add_argument(
+        "--choose-component",
+        action="store_true",
+        help="find the best --smallest-component of penn predict; for validation cases only",
+    )
     return parser
 
 

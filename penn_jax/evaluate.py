@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from rich.console import Console
 from rich.progress import track
 
+from penn_jax.components import Components, choose_volume, measure_components
 from penn_jax.config import write_json
 from penn_jax.data.files import nifti_files, stem
 from penn_jax.data.volume import check_same_grid, read_geometry, read_labels
@@ -40,6 +41,8 @@ class _Case(NamedTuple):
     """Of the labels that are in both masks."""
     ignored: bool
     """Whether the reference has voxels to leave out."""
+    components: Components | None
+    """Of the prediction, where a volume is to be chosen."""
 
 
 def evaluate(
@@ -49,6 +52,7 @@ def evaluate(
     cases: Sequence[str] | None = None,
     out: Path | None = None,
     progress: bool = False,
+    choose_component: bool = False,
 ) -> dict[str, Any]:
     """The six metrics, pooled and averaged over cases, and surface distances in mm.
 
@@ -59,13 +63,15 @@ def evaluate(
         cases: only these, for instance the validation part of a split; None means all references.
         out: JSON file for the result, written whole or not at all.
         progress: show a progress bar where stderr is a terminal.
+        choose_component: also find the volume below which components are best dropped; for
+            validation cases, predicted with none dropped.
 
     Returns:
         Plain JSON types, None where a value is undefined: ``pooled`` and ``pooled_ci95`` by
         metric; ``mean`` by metric, each ``{"value", "ci95", "n"}``; ``cases`` by name and
         ``labels`` by label, with the same metrics; ``policy`` on empty masks; ``extra``, the
         predictions without a reference, which count for nothing; ``left_out``, the references that
-        ``cases`` does not name.
+        ``cases`` does not name; ``component_choice``, if asked for, as ``choose_volume`` says.
 
     Raises:
         InputError: a folder without masks, a reference without a prediction, masks on different
@@ -79,12 +85,16 @@ def evaluate(
     console = Console(stderr=True)
     quiet = not (progress and console.is_terminal)
     for name in track(names, "Evaluating", console=console, disable=quiet, transient=True):
-        compared[name] = _compare(predicted[name], true[name], merge_labels)
+        compared[name] = _compare(predicted[name], true[name], merge_labels, choose_component)
     _check_labelled(references, compared.values())
     result = _summarise(compared)
     result["policy"] = POLICY
     result["extra"] = sorted(set(predicted) - set(true))
     result["left_out"] = sorted(set(true) - set(names))
+    if choose_component:
+        counts = [case.counts for case in compared.values()]
+        components = [case.components for case in compared.values() if case.components is not None]
+        result["component_choice"] = choose_volume(counts, components, _FOREGROUND.start)
     if out is not None:
         write_json(out, result)
     return result
@@ -148,8 +158,8 @@ def _listing(names: Sequence[str], of: int) -> str:
     return f"{len(names)} of {of} cases ({shown})"
 
 
-def _compare(predicted: Path, true: Path, merge_labels: bool) -> _Case:
-    """Count pixels and measure surfaces of one case."""
+def _compare(predicted: Path, true: Path, merge_labels: bool, choose_component: bool) -> _Case:
+    """Count pixels and measure surfaces, and components if asked, of one case."""
     # The headers first: a mask of another size is not worth its memory.
     check_same_grid(predicted, read_geometry(predicted), true, read_geometry(true))
     prediction, reference = read_labels(predicted), read_labels(true)
@@ -163,6 +173,9 @@ def _compare(predicted: Path, true: Path, merge_labels: bool) -> _Case:
     first, second = prediction.array, reference.array
     if merge_labels:
         first, second = _merged(first), _merged(second)
+    components = None
+    if choose_component:  # of the classes as predicted: penn predict drops before anything merges
+        components = measure_components(prediction.array, second, prediction.spacing, merge_labels)
     # A single slice is a plane: kept as a volume, each of its voxels would lie on the surface.
     flat = tuple(axis for axis, size in enumerate(first.shape) if size == 1)[:2]
     first, second = first.squeeze(flat), second.squeeze(flat)
@@ -176,7 +189,7 @@ def _compare(predicted: Path, true: Path, merge_labels: bool) -> _Case:
         for label, here in zip(_FOREGROUND, in_both, strict=True)
         if here
     }
-    return _Case(counts, surfaces, bool(ignored.any()))
+    return _Case(counts, surfaces, bool(ignored.any()), components)
 
 
 def _merged(labels: UInt8[np.ndarray, "X Y Z"]) -> UInt8[np.ndarray, "X Y Z"]:

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from penn_jax.components import drop_small_components
 from penn_jax.config import PredictConfig, to_json
 from penn_jax.data.scans import find_scans
 from penn_jax.data.volume import Volume, read_geometry, write_mask, write_probabilities
 from penn_jax.engine import Engine, ensemble, load_models
-from penn_jax.predict.case import Case, drop_small_components, predict_case, read_case
+from penn_jax.predict.case import Case, predict_case, read_case
 from penn_jax.progress import bar
 from penn_jax.run import ModelCard
 from penn_jax.settings import parse_section

@@ -17,10 +17,10 @@ from nibabel.orientations import (
 from scipy.spatial.transform import Rotation
 
 from penn_jax import engine, segment
+from penn_jax.components import drop_small_components
 from penn_jax.config import Config, ModelConfig, PatchConfig
 from penn_jax.engine import probability_forward
 from penn_jax.model.network import Network, initialise
-from penn_jax.predict.case import drop_small_components
 from penn_jax.segment import predict
 from penn_jax.types import InputError
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
-from scipy import ndimage
 
 from penn_jax.data.grid import FrameGrid, block_from_frames, normalise, oriented, to_frames
 from penn_jax.data.volume import Volume, frame_grid, read_image
@@ -91,31 +89,3 @@ def most_likely(scores: Shaped[np.ndarray, "*voxels K"]) -> UInt8[np.ndarray, "*
         np.copyto(best, scores[..., number], where=higher)
         classes[higher] = number
     return classes
-
-
-def drop_small_components(
-    mask: UInt8[np.ndarray, "X Y Z"], spacing: Sequence[float], smallest: float
-) -> None:
-    """Make background of every connected component below a volume, class by class, in place.
-
-    Voxels of one class that touch by a face, an edge or a corner (26 neighbours) are connected.
-
-    Args:
-        mask: classes, 0 is background.
-        spacing: of the voxels, mm.
-        smallest: volume in mm³ of the smallest component that stays; 0 keeps all.
-    """
-    if smallest <= 0:
-        return
-    voxel = math.prod(spacing)
-    for number, box in enumerate(ndimage.find_objects(mask), start=1):
-        if box is None:
-            continue
-        part = mask[box]
-        components = np.empty(part.shape, np.int32)
-        ndimage.label(part == number, np.ones((3, 3, 3)), output=components)
-        volumes = np.bincount(components.ravel()) * voxel
-        # A rounding error of the spacing must not decide about a component of just this volume.
-        small = volumes < smallest * (1 - 1e-6)
-        small[0] = False  # the voxels of no component
-        part[small[components]] = 0

@@ -1,13 +1,12 @@
 """From a scan to its mask, block by block, against the plain way that holds everything."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penn_jax.data.grid import from_frames, plan_frames, to_frames
 from penn_jax.data.volume import Volume
-from penn_jax.predict.case import Case, drop_small_components, most_likely, predict_case
+from penn_jax.predict.case import Case, most_likely, predict_case
 from penn_jax.predict.dense import GIB, Tiling
 
 RAS = np.array([[0, 1], [1, 1], [2, 1]])
@@ -58,35 +57,3 @@ def test_most_likely_is_argmax_with_the_first_of_equals():
     np.testing.assert_array_equal(most_likely(scores), scores.argmax(-1))
     assert most_likely(scores).dtype == np.uint8
     np.testing.assert_array_equal(most_likely(scores[..., :1]), 0)
-
-
-def components() -> np.ndarray:
-    """Class 1: 4 voxels joined by corners, 1 apart; class 2: 3 voxels beside them."""
-    mask = np.zeros((8, 8, 4), np.uint8)
-    mask[0, 0, 0] = mask[1, 1, 1] = mask[2, 2, 2] = mask[3, 2, 2] = 1
-    mask[6, 6, 0] = 1
-    mask[2, 3, 2] = mask[2, 4, 2] = mask[2, 5, 2] = 2
-    return mask
-
-
-@pytest.mark.parametrize(
-    ("smallest", "ones", "twos"),
-    # Voxels of 0.5 × 1 × 4 mm are 2 mm³: components of 8 and 2 mm³ of class 1, of 6 of class 2.
-    [(0.0, 5, 3), (2.0, 5, 3), (2.1, 4, 3), (6.0, 4, 3), (6.1, 4, 0), (8.0, 4, 0), (8.1, 0, 0)],
-)
-def test_components_below_a_volume_become_background(smallest, ones, twos):
-    mask = components()
-    drop_small_components(mask, (0.5, 1.0, 4.0), smallest)
-    assert ((mask == 1).sum(), (mask == 2).sum()) == (ones, twos)
-    # What stays is what was there.
-    assert (components()[mask > 0] == mask[mask > 0]).all()
-
-
-def test_a_mask_without_foreground_stays_so():
-    mask = np.zeros((4, 4, 4), np.uint8)
-    drop_small_components(mask, (1.0, 1.0, 1.0), 10.0)
-    assert not mask.any()
-    last = np.zeros((4, 4, 4), np.uint8)
-    last[0, 0, 0] = 3  # classes 1 and 2 are absent
-    drop_small_components(last, (1.0, 1.0, 1.0), 1.0)
-    assert last[0, 0, 0] == 3
