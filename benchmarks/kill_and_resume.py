@@ -4,7 +4,7 @@
 
 Each run is a process of ``penn train`` on synthetic spines that saves every few steps. It is
 killed one to three times: at a moment drawn uniformly over the run's time, or, every second time,
-within a save: as soon as a checkpoint's folder without its seal is seen, after a random wait. Then
+within a save: as soon as a checkpoint is seen in the making, after a random wait. Then
 it is resumed to its end. Parameters, batch statistics, momentum, weight average and counters must
 equal those of a run that nobody disturbed bit for bit, and so must every line of the log but for
 its times. Exits 1 if one run differs.
@@ -50,6 +50,10 @@ TIMES = ("seconds", "waiting")
 """Values of a log line that follow the clock."""
 
 
+Wait = Callable[[Path, subprocess.Popen], None]
+"""Given a run directory and its process, returns when the process is to be killed."""
+
+
 def make_job(folder: Path, config: Config = CONFIG) -> list[str]:
     """Prepare synthetic spines and return the command of the run, all but its ``--out``."""
     write_dataset(folder / "raw", 5, seed=0, shape=(64, 60, 6), spacing=(3.0, 3.0, 6.0))
@@ -68,18 +72,18 @@ def run_to_end(job: list[str], out: Path) -> None:
         raise RuntimeError(f"{out}: exit code {done.returncode}: {done.stderr}")
 
 
-def kill_after(seconds: float) -> Callable[[Path], None]:
+def kill_after(seconds: float) -> Wait:
     """Wait a number of seconds."""
-    return lambda _: time.sleep(seconds)
+    return lambda *_: time.sleep(seconds)
 
 
-def kill_in_save(number: int, wait: float) -> Callable[[Path], None]:
+def kill_in_save(number: int, wait: float) -> Wait:
     """Wait until this process writes its ``number``-th checkpoint, and ``wait`` seconds more."""
 
-    def wait_for(out: Path) -> None:
+    def wait_for(out: Path, process: subprocess.Popen) -> None:
         left, deadline = unsealed(out), time.monotonic() + 120  # by a process killed before
         seen = set[str]()
-        while len(seen) < number and time.monotonic() < deadline:
+        while len(seen) < number and time.monotonic() < deadline and process.poll() is None:
             seen |= unsealed(out) - left
             left &= unsealed(out)
             time.sleep(0.0005)
@@ -89,32 +93,30 @@ def kill_in_save(number: int, wait: float) -> Callable[[Path], None]:
 
 
 def unsealed(out: Path) -> set[str]:
-    """Steps that are being written: newer than the newest that has its seal."""
-    folder = out / "checkpoints"
-    if not folder.is_dir():
-        return set()
-    steps = [path.name for path in folder.iterdir()]
-    sealed = [int(step) for step in steps if (folder / step / "seal.json").exists()]
-    return {step for step in steps if int(step) > max(sealed, default=0)}
+    """Steps that are being written: newer than the newest that is whole."""
+    names = [path.name for path in (out / "checkpoints").glob("*")]
+    whole = [int(name) for name in names if name.isdigit()]
+    partial = [name.removesuffix(".partial") for name in names if not name.isdigit()]
+    return {step for step in partial if int(step) > max(whole, default=0)}
 
 
-def start_and_kill(job: list[str], out: Path, wait: Callable[[Path], None]) -> str:
+def start_and_kill(job: list[str], out: Path, wait: Wait) -> str:
     """Start or go on, wait, kill; says in which moment the process was."""
     with subprocess.Popen([*job, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as p:
-        wait(out)
+        wait(out, p)
         p.send_signal(signal.SIGKILL)
         p.communicate()
     if p.returncode != -signal.SIGKILL:
         return ENDED
     if torn := unsealed(out):
         return f"in the save of step {min(torn)}"
-    steps = [path.name for path in (out / "checkpoints").glob("*")]
+    steps = [path.name for path in (out / "checkpoints").glob("*") if path.name.isdigit()]
     return f"after step {max(steps, key=int)}" if steps else "before the first save"
 
 
 def outcome(out: Path) -> dict[str, Any]:
     """All that a run ends with: digests of the last checkpoint's arrays, scores, the log."""
-    last = max((out / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    last = max((out / "checkpoints").glob("*[0-9]"), key=lambda path: int(path.name))
     if wrong := damage(last):
         raise RuntimeError(f"{last}: {wrong}")
     seal = json.loads((last / "seal.json").read_text())

@@ -42,7 +42,7 @@ from penn_jax.data.volume import frame_grid, read_image, write_image, write_mask
 from penn_jax.predict.case import most_likely
 
 if TYPE_CHECKING:
-    from penn_jax import segment
+    pass
 
 OVERLAP = 0.5
 SINGLE_REPEATS = 3
@@ -91,21 +91,22 @@ def paths_of(job: dict[str, Any]) -> Cases:
     return {name: [Path(path) for path in paths] for name, paths in job["cases"].items()}
 
 
-def penn(job: dict[str, Any], engine: segment.Engine) -> tuple[str, Stopwatch, Predict]:
+def penn(job: dict[str, Any], engine: Engine) -> tuple[str, Stopwatch, Predict]:
     """``penn predict`` itself, with its model loaded and its network under a stopwatch."""
+    from penn_jax import engine as networks
     from penn_jax import segment
     from penn_jax.run import enable_compile_cache
 
     enable_compile_cache()
     run = Path(job["run"] or "a default config with random weights")
-    model = segment.Model(run, *load(job["run"]))
-    network = Stopwatch(segment.model_forward(model, model.config.predict.mirror, engine))
+    model = networks.Model(run, *load(job["run"]))
+    network = Stopwatch(networks.model_forward(model, model.config.predict.mirror, engine))
 
     def predict(cases: Cases, out: Path) -> None:
         scans = [path for paths in cases.values() for path in paths]
         with (
             mock.patch.object(segment, "load_models", return_value=[model]),
-            mock.patch.object(segment, "model_forward", return_value=network),
+            mock.patch.object(networks, "model_forward", return_value=network),
         ):
             segment.predict([run, *scans], out, overwrite=True, engine=engine, progress=False)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -107,7 +108,8 @@ class ModelConfig:
     residual: bool = False
     """Each stage adds its first feature map to its last."""
     norm: Literal["batch", "group", "none"] = "batch"
-    """``batch`` folds into the convolutions at prediction; ``group`` depends on the tile."""
+    """``batch`` folds into the convolutions at prediction; ``group`` depends on the whole
+    frame, which is never cut."""
     dropout: Annotated[float, Ge(0), Le(0.9)] = 0.0
     """Share of the deepest stage's channels dropped, whole channels at a time."""
     deep_supervision: bool = False
@@ -264,7 +266,10 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the whole new one, never half of it."""
     temporary = path.with_name(f".{path.name}.partial")
     try:
-        temporary.write_text(json_text(values), encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(json_text(values))
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

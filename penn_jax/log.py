@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import time
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +21,70 @@ class Log:
     """
 
     def __init__(self, out: Path, step: int):
-        from tensorboardX import SummaryWriter
+        # Not SummaryWriter: it writes in a thread, and where the disk is full waits for ever.
+        from tensorboardX.event_file_writer import EventsWriter
 
-        path = out / "metrics.jsonl"
-        if path.exists():
-            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-            kept = [line for line in lines if _step_of(line) <= step]
-            temporary = path.with_suffix(".partial")
-            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            temporary.replace(path)
-        self._file = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(out), purge_step=step + 1 if step else None)
+        event_pb2 = import_module("tensorboardX.proto.event_pb2")  # made by protobuf: no types
+
+        self._path = out / "metrics.jsonl"
+        if self._path.exists():
+            _cut(self._path, step)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._events, self._event = EventsWriter(str(out / "events")), event_pb2.Event
+        # A viewer drops what a run that was killed wrote from this step on.
+        purge = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._events.write_event(self._event(step=step + 1, file_version="brain.Event:2"))
+        self._events.write_event(self._event(step=step + 1, session_log=purge))
 
     def write(self, point: Mapping[str, Any]) -> None:
-        """Append one log point; its ``step`` is the TensorBoard step, NaN and Inf become null."""
+        """Append one log point; its ``step`` is the TensorBoard step, NaN and Inf become null.
+
+        Raises:
+            OSError: the disk is full or cannot be written.
+        """
+        from tensorboardX.summary import scalar
+
         finite = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in point.items()
         }
-        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
-        self._file.flush()
-        for name, value in finite.items():
-            if isinstance(value, float) and name != "seconds":
-                self._events.add_scalar(name, value, point["step"])
+        try:
+            self._file.write(json.dumps(finite, allow_nan=False) + "\n")
+            self._file.flush()
+            for name, value in finite.items():
+                if isinstance(value, float) and name != "seconds":
+                    summary = scalar(name, value)
+                    self._events.write_event(
+                        self._event(step=point["step"], wall_time=time.time(), summary=summary)
+                    )
+            self._events.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+    def sync(self) -> None:
+        """Wait until the lines are on the disk: those before a checkpoint must outlive it."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Write what is buffered and close the files."""
-        self._file.close()
-        self._events.close()
+        try:
+            self._file.close()
+        finally:
+            self._events.close()
+
+
+def _cut(path: Path, step: int) -> None:
+    """Drop the lines past a step."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if _step_of(line) <= step]
+    if len(kept) == len(lines):
+        return
+    temporary = path.with_suffix(".partial")
+    try:
+        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _step_of(line: str) -> float:

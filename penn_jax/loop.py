@@ -145,9 +145,11 @@ def fit(
                 if scored and validate is not None:
                     last = dict(validate(model))
                     score = last.get(SCORE)
+                    stopped = None if done else stop.signal  # it may have come meanwhile
                     log.write({"step": step, "seconds": round(seconds, 3), **last})
                     shown.update(used, f"validation Dice {score or 0:.4f}")
                 account = {"seconds": seconds, "waited": waited, "places": places, "scores": last}
+                log.sync()
                 checkpoints.save(step, model, host, account, score)
             if stopped:
                 raise StoppedError(out, step, stopped)

@@ -52,6 +52,8 @@ class ModelCard(TypedDict):
     spacing: list[Annotated[float, Gt(0), AllowInfNan(False)]] | None
     """Of the frames' spatial axes, mm; None for the scan's own."""
     data_hash: str
+    split_hash: str
+    """Of the names to train and to validate on: a seeded split is not part of the data's hash."""
     fold: int
     task: Literal["segmentation", "restoration"]
     init: NotRequired[str | None]
@@ -90,14 +92,14 @@ def opened(out: Path, config: Config, card: ModelCard, resume: bool) -> Iterator
     if out.exists() and not (out / "config.json").exists() and not _is_left_by_us(out):
         raise InputError(out, "is not empty and not a run", "a new folder", "choose another")
     out.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(out / _LOCK)
+    lock = filelock.FileLock(out / _LOCK, timeout=0)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire()
     except filelock.Timeout as error:
         raise InputError(
             out, "another process is writing it", "a run of one process", "wait for it to end"
         ) from error
-    with lock:
+    try:
         if (out / "config.json").exists():
             _check_same(out, config, card, resume)
         else:
@@ -105,6 +107,8 @@ def opened(out: Path, config: Config, card: ModelCard, resume: bool) -> Iterator
             # Last: a folder with a config is a run.
             write_json(out / "config.json", to_json(config))
         yield
+    finally:
+        lock.release()
 
 
 def _is_left_by_us(out: Path) -> bool:
@@ -125,6 +129,10 @@ def _check_same(out: Path, config: Config, card: ModelCard, resume: bool) -> Non
             "the config of this command",
             "resume with the same config and options, or choose another folder",
         )
+    before, now = read_json(out / "environment.json"), environment()
+    for name in ("versions", "devices"):
+        if before.get(name) != now[name]:
+            warn(f"{out}: was begun with other {name}; the last digits may differ")
     there = read_card(out)
     for name, value in card.items():
         if there.get(name) != value:
@@ -246,7 +254,7 @@ def load_model(run: Path) -> tuple[Config, ModelCard, dict[str, Any]]:
     return config, card, variables
 
 
-def load_all_but_heads(run: Path, fresh: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+def load_all_but_heads(run: Path, fresh: Mapping[str, Any]) -> dict[str, Any]:
     """Start from another run's weights: all but the heads, whose classes may differ.
 
     Args:
@@ -254,8 +262,7 @@ def load_all_but_heads(run: Path, fresh: Mapping[str, Any]) -> tuple[dict[str, A
         fresh: newly drawn variables of the network to train.
 
     Returns:
-        The variables with every part loaded but ``head_…``, and for each parameter whether it was
-        loaded.
+        The variables with every part loaded but ``head_…``.
 
     Raises:
         InputError: a part is missing there or of another shape; the first one is named.
@@ -275,11 +282,12 @@ def load_all_but_heads(run: Path, fresh: Mapping[str, Any]) -> tuple[dict[str, A
             )
         return there[name]
 
-    variables = jax.tree_util.tree_map_with_path(choose, dict(fresh))
-    pretrained = jax.tree_util.tree_map_with_path(
-        lambda path, _: not _is_head(path), variables["params"]
-    )
-    return variables, pretrained
+    return jax.tree_util.tree_map_with_path(choose, dict(fresh))
+
+
+def all_but_heads(params: Any) -> Any:
+    """For each parameter whether :func:`load_all_but_heads` loads it."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: not _is_head(path), params)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

@@ -40,7 +40,7 @@ def stop_signals() -> Iterator[Stop]:
     wanted = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in wanted}
     for number in wanted:
-        # Where a signal is ignored, as under nohup, it stays ignored.
+        # Where a signal is ignored, as SIGINT is in a shell's background jobs, it stays ignored.
         if before[number] is not signal.SIG_IGN:
             signal.signal(number, remember)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -72,6 +74,7 @@ def model_card(
         dimensions=manifest["dimensions"],
         spacing=manifest["spacing"],
         data_hash=manifest["data_hash"],
+        split_hash=hashlib.sha256(json.dumps(store.split(fold)).encode()).hexdigest()[:16],
         fold=fold,
         task=task,
     )

@@ -12,15 +12,18 @@ import numpy as np
 
 from penn_jax.config import Config
 from penn_jax.data.store import Store
+from penn_jax.engine import bucketed
 from penn_jax.loop import Validate, fit
 from penn_jax.model.augment import augment
 from penn_jax.model.loss import LossSums, coarser_labels, loss_sums, loss_value
 from penn_jax.model.network import Network, initialise
 from penn_jax.optim.step import Objective, Reduce
-from penn_jax.predict.dense import predict_frames
+from penn_jax.predict.case import most_likely
+from penn_jax.predict.dense import predict_frames, tile_grid
 from penn_jax.report import metrics as scores
 from penn_jax.run import (
     ModelCard,
+    all_but_heads,
     load_all_but_heads,
     network_channels,
     opened,
@@ -69,7 +72,9 @@ def train(
     variables = initialise(network, key, network_channels(card, config), card["dimensions"])
     pretrained = None
     if init is not None:
-        variables, pretrained = load_all_but_heads(init, variables)
+        pretrained = all_but_heads(variables["params"])
+        if not (resume and (out / "checkpoints").exists()):
+            variables = load_all_but_heads(init, variables)
     with opened(out, config, card, resume):
         return fit(
             config,
@@ -144,22 +149,21 @@ def validator(store: Store, cases: Sequence[str], config: Config, card: ModelCar
     Returns:
         From variables to ``dice`` (mean over cases) and the six pooled metrics as ``pooled_…``;
         undefined ones are left out.
-    """
-    network = Network(config.model, len(card["labels"]))
-    classes = [label for label in card["labels"].values() if label > 0]
 
-    @jax.jit
-    def labels_of(variables: Any, tiles: jax.Array) -> jax.Array:
-        return jnp.argmax(network.apply(variables, tiles)[0], axis=-1).astype(jnp.uint8)
+    Raises:
+        InputError: the memory budget is too small for a case.
+    """
+    plan, evaluate = tiling(config, card), bucketed(config.model, len(card["labels"]))
+    classes = [label for label in card["labels"].values() if label > 0]
+    for case in cases:  # a budget that is too small must not come to light after hours of training
+        tile_grid(store.frames_shape(case)[1:-1], plan)
 
     def validate(variables: Mapping[str, Any]) -> dict[str, float]:
         counts = []
         for case in cases:
             box = tuple(slice(0, size) for size in store.frames_shape(case)[:-1])
             predicted = predict_frames(
-                lambda tiles: np.asarray(labels_of(variables, tiles)),
-                store.image(case, box),
-                tiling(config, card),
+                lambda tiles: most_likely(evaluate(variables, tiles)), store.image(case, box), plan
             )
             counts.append(scores.confusion(predicted, store.labels(case, box), classes))
         each = np.array([scores.case_metrics(count)["dice"] for count in counts])

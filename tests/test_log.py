@@ -1,6 +1,8 @@
 """The log of a run: cut where a resumed run goes on."""
 
+import contextlib
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,9 +24,15 @@ def test_log_drops_what_the_resumed_run_writes_again(tmp_path):
     assert points[-1]["loss"] == 0.5
 
 
-def test_a_full_disk_is_an_os_error_and_not_silence(tmp_path):
-    # /dev/full takes nothing: every flush to it is ENOSPC.
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space"):  # noqa: PT012
-        log = Log(tmp_path, 0)
-        log.write({"step": 1, "loss": 0.5})
+@pytest.mark.parametrize("broken", ["_file", "_events"])
+def test_a_full_disk_is_an_os_error_and_not_silence(tmp_path, monkeypatch, broken):
+    def full():
+        raise OSError(28, "No space left on device")
+
+    with contextlib.closing(Log(tmp_path, 0)) as log:
+        with monkeypatch.context() as disk:
+            disk.setattr(log, broken, SimpleNamespace(write=len, flush=full, write_event=bool))
+            with pytest.raises(OSError, match=r"No space.*metrics\.jsonl"):
+                log.write({"step": 1, "loss": 0.5})
+        log.write({"step": 2, "loss": 0.5})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2

@@ -18,6 +18,7 @@ CARD = run.ModelCard(
     dimensions=2,
     spacing=[1.0, 1.0],
     data_hash="0123",
+    split_hash="4567",
     fold=0,
     task="segmentation",
 )
@@ -131,7 +132,8 @@ def test_only_heads_are_left_out_of_an_initialisation(tmp_path, monkeypatch):
     fresh = {"params": {"conv": {"kernel": np.zeros((2, 3))}, "head_0": {"kernel": np.zeros(4)}}}
     other = {"params": {"conv": {"kernel": np.ones((2, 3))}, "head_0": {"kernel": np.ones(9)}}}
     monkeypatch.setattr(run, "load_model", lambda _: (Config(), {}, other))
-    variables, pretrained = run.load_all_but_heads(tmp_path, fresh)
+    variables = run.load_all_but_heads(tmp_path, fresh)
+    pretrained = run.all_but_heads(fresh["params"])
     np.testing.assert_array_equal(variables["params"]["conv"]["kernel"], np.ones((2, 3)))
     np.testing.assert_array_equal(variables["params"]["head_0"]["kernel"], np.zeros(4))
     assert pretrained == {"conv": {"kernel": True}, "head_0": {"kernel": False}}

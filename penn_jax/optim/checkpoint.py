@@ -6,9 +6,9 @@ The only module that uses Orbax. A step's folder holds::
     state/        everything the next step needs
     seal.json     SHA-256 of every file and of every array, the run's account, the score
 
-The seal is written last: a folder without one was cut off while it was written, or while it was
-deleted, and is removed. Orbax restores flipped bytes in silence; here a step whose bytes do not
-match its seal is damaged, and is never restored.
+A step is written and deleted under the name ``<step>.partial`` and renamed when it is whole: what
+was cut off by a kill counts for nothing and is removed. Orbax restores flipped bytes in silence;
+here a step whose bytes do not match its seal is damaged, and is never restored.
 
 Saving waits for the disk: a fifth of a second for 20 MB, in exchange for errors where they happen.
 """
@@ -31,6 +31,7 @@ from penn_jax.config import json_text, write_json
 from penn_jax.types import InputError
 
 _SEAL = "seal.json"
+_PARTIAL = ".partial"
 _LATEST_KEPT = 2
 """Damage to the newest leaves the one before."""
 
@@ -50,13 +51,23 @@ class Checkpoints:
     def __init__(self, folder: Path, warn: Warn):
         self._folder = folder.resolve()  # Orbax takes absolute paths only
         self._folder.mkdir(parents=True, exist_ok=True)
+        for path in self._folder.glob(f"*{_PARTIAL}"):
+            shutil.rmtree(path)
+        aside = []
         for step in _steps(self._folder):
             path = self._folder / str(step)
-            if not (path / _SEAL).exists():
-                shutil.rmtree(path)
-            elif wrong := damage(path):
-                aside = _set_aside(path, self._folder.parent / "damaged")
-                warn(f"{path}: damaged ({wrong}), left out and moved to {aside}")
+            if wrong := damage(path):
+                aside.append(_set_aside(path, self._folder.parent / "damaged"))
+                warn(f"{path}: damaged ({wrong}), left out and moved to {aside[-1]}")
+        if aside and self.latest() is None:
+            raise InputError(
+                self._folder,
+                "no checkpoint is whole",
+                "one at least to go on from",
+                f"copy the run again ({aside[0].parent} holds what was here) or start a new one",
+            )
+        if aside:
+            warn(f"{self._folder}: goes on from step {self.latest()}")
 
     def save(
         self, step: int, model: Any, state: Any, account: dict[str, Any], score: float | None
@@ -73,14 +84,17 @@ class Checkpoints:
         Raises:
             InputError: the disk is full or cannot be written. Earlier checkpoints are untouched.
         """
-        path = self._folder / str(step)
+        # As NumPy arrays: Orbax would tie jax's to the devices they lie on.
+        items = {"model": jax.tree.map(np.asarray, model), "state": jax.tree.map(np.asarray, state)}
+        path = self._folder / f"{step}{_PARTIAL}"
         try:
             path.mkdir()
-            for name, tree in (("model", model), ("state", state)):
+            for name, tree in items.items():
                 with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
                     writer.save(path / name, args=ocp.args.StandardSave(tree))
-            arrays = {"model": _digests(model), "state": _digests(state)}
+            arrays = {name: _digests(tree) for name, tree in items.items()}
             _seal(path, {"account": account, "score": score, "arrays": arrays})
+            path.rename(self._folder / str(step))
         except Exception as error:  # Orbax and TensorStore raise many kinds for a full disk
             shutil.rmtree(path, ignore_errors=True)
             raise InputError(
@@ -103,9 +117,10 @@ class Checkpoints:
                 with both shapes.
         """
         path = self._folder / str(step)
-        stored, wanted = _read_seal(path)["arrays"]["state"], _digests(like)
+        stored = _read_seal(path)["arrays"]["state"]
+        wanted = {name: list(np.shape(leaf)) for name, leaf in _named(like)}
         for name in sorted(stored.keys() | wanted.keys()):
-            there, here = (tree.get(name, {}).get("shape") for tree in (stored, wanted))
+            there, here = stored.get(name, {}).get("shape"), wanted.get(name)
             if there != here:
                 raise InputError(
                     path,
@@ -124,9 +139,8 @@ class Checkpoints:
         kept = {*steps[-_LATEST_KEPT:], *_best_first(self._folder)[:1]}
         for step in steps:
             if step not in kept:
-                # Without its seal a folder that is deleted only halfway counts for nothing.
-                (self._folder / str(step) / _SEAL).unlink()
-                shutil.rmtree(self._folder / str(step))
+                path = self._folder / str(step)
+                shutil.rmtree(path.rename(path.with_name(f"{step}{_PARTIAL}")))
 
 
 def read_model(folder: Path, warn: Warn) -> dict[str, Any]:
@@ -143,13 +157,20 @@ def read_model(folder: Path, warn: Warn) -> dict[str, Any]:
     """
     expected, remedy = "a finished checkpoint of penn train", "train first, or copy the run again"
     folder = folder.resolve()
-    steps = _best_first(folder)
-    for step in steps:
-        wrong = damage(folder / str(step))
-        if not wrong:
-            return _restore(folder / str(step), "model", None)
-        warn(f"{folder / str(step)}: damaged ({wrong}), left out")
-    raise InputError(folder, "no whole checkpoint" if steps else "no checkpoints", expected, remedy)
+    damaged: set[int] = set()
+    while steps := [step for step in _best_first(folder) if step not in damaged]:
+        path = folder / str(steps[0])
+        try:
+            wrong = damage(path)
+            if not wrong:
+                return _restore(path, "model", None)
+        except InputError as error:
+            wrong = error.wrong
+        if path.exists():  # and was not replaced by a better one while it was read
+            damaged.add(steps[0])
+            warn(f"{path}: damaged ({wrong}), left out")
+    wrong = "no whole checkpoint" if damaged else "no checkpoints"
+    raise InputError(folder, wrong, expected, remedy)
 
 
 def damage(path: Path) -> str | None:
@@ -158,7 +179,10 @@ def damage(path: Path) -> str | None:
         files = _read_seal(path)["files"]
     except InputError as error:
         return error.wrong
-    found = dict(_files(path))
+    try:
+        found = dict(_files(path))
+    except OSError as error:
+        return f"{error.filename} cannot be read ({error.strerror})"
     for name in sorted(files.keys() | found.keys()):
         if name not in found:
             return f"{name} is missing"
@@ -202,13 +226,18 @@ def _files(path: Path) -> Iterator[tuple[str, str]]:
                     yield relative, hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+
+
 def _digests(tree: Any) -> dict[str, dict[str, Any]]:
     """Shape and SHA-256 of each array of a tree."""
     digests = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    for name, leaf in _named(tree):
         array = np.asarray(leaf)
         digest = hashlib.sha256(str(array.dtype).encode() + array.tobytes()).hexdigest()
-        digests[jax.tree_util.keystr(path)] = {"shape": list(array.shape), "sha256": digest}
+        digests[name] = {"shape": list(array.shape), "sha256": digest}
     return digests
 
 
@@ -223,17 +252,20 @@ def _steps(folder: Path) -> list[int]:
 
 
 def _best_first(folder: Path) -> list[int]:
-    """Sealed steps: by score, the newest first among equals; unreadable ones newest first."""
+    """Steps by score, the newest first among equals.
+
+    One whose seal cannot be read comes first of all: it may be the best, and its damage is told
+    when it is tried.
+    """
 
     def rank(step: int) -> tuple[float, int]:
         try:
             score = _read_seal(folder / str(step))["score"]
         except InputError:
-            score = None  # its damage is told when it is tried
+            return (np.inf, step)
         return (-np.inf if score is None else score, step)
 
-    sealed = [step for step in _steps(folder) if (folder / str(step) / _SEAL).exists()]
-    return sorted(sealed, key=rank, reverse=True)
+    return sorted(_steps(folder), key=rank, reverse=True)
 
 
 def _set_aside(path: Path, folder: Path) -> Path:

@@ -1,8 +1,12 @@
 """Checkpoints: what is kept, what comes back, what damage does, what is refused."""
 
+import os
 import random
 import resource
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +14,7 @@ import numpy as np
 import pytest
 
 from penn_jax.config import OptimConfig
+from penn_jax.optim import checkpoint
 from penn_jax.optim.checkpoint import Checkpoints, damage, read_model
 from penn_jax.optim.sgd import build_optimiser
 from penn_jax.optim.step import create_state, prediction_variables
@@ -98,8 +103,9 @@ def test_any_changed_byte_is_found_and_the_step_before_is_used(tmp_path):
         _flip(folder / "checkpoints" / "2", rng)
         said = []
         damaged = Checkpoints(folder / "checkpoints", said.append)
-        assert len(said) == 1
-        assert "damaged" in said[0]
+        assert len(said) == 2
+        assert "checkpoints/2: damaged" in said[0]
+        assert "goes on from step 1" in said[1]
         assert damaged.latest() == 1
         _assert_equal(damaged.restore_state(1, _state(0.0)), _state(1.0))
         assert (folder / "damaged" / "2").is_dir()
@@ -142,9 +148,96 @@ def test_a_save_cut_off_counts_for_nothing(tmp_path):
     checkpoints = _open(tmp_path)
     _save(checkpoints, 1, None)
     _save(checkpoints, 2, None)
-    (tmp_path / "checkpoints" / "2" / "seal.json").unlink()  # killed just before the seal
+    folder = tmp_path / "checkpoints"
+    (folder / "2").rename(folder / "2.partial")  # killed just before the last rename
+    read_model(folder, _refuse)
     assert _open(tmp_path).latest() == 1
     assert _steps(tmp_path) == {1}
+
+
+def test_a_step_without_its_seal_is_never_deleted(tmp_path):
+    _save(_open(tmp_path), 1, None)
+    (tmp_path / "checkpoints" / "1" / "seal.json").unlink()
+    said = []
+    with pytest.raises(InputError, match="no checkpoint is whole"):
+        Checkpoints(tmp_path / "checkpoints", said.append)
+    assert "seal.json is not what was written" in said[0]
+    assert (tmp_path / "damaged" / "1" / "model").is_dir()
+
+
+def test_a_step_that_is_there_is_not_touched_by_a_failing_save(tmp_path):
+    checkpoints = _open(tmp_path)
+    _save(checkpoints, 3, 0.5)
+    with pytest.raises(InputError, match="cannot be written"):
+        _save(checkpoints, 3, 0.5)
+    assert damage(tmp_path / "checkpoints" / "3") is None
+    assert _steps(tmp_path) == {3}
+
+
+def test_the_damage_of_the_best_is_told_also_where_its_seal_is_hit(tmp_path):
+    checkpoints = _open(tmp_path)
+    for step, score in ((1, 0.9), (2, 0.1), (3, 0.2)):
+        _save(checkpoints, step, score, value=step)
+    seal = tmp_path / "checkpoints" / "1" / "seal.json"
+    seal.write_text(seal.read_text().replace("0.9", "0.8"))
+    said = []
+    model = read_model(tmp_path / "checkpoints", said.append)
+    assert model["params"]["layer"]["kernel"][0, 0] == 3.0
+    assert len(said) == 1
+    assert "checkpoints/1: damaged" in said[0]
+
+
+def test_a_file_that_cannot_be_read_is_damage(tmp_path, monkeypatch):
+    _save(_open(tmp_path), 1, 0.9)
+    _save(_open(tmp_path), 2, 0.1)
+    opened = Path.open
+
+    def broken(path, *arguments, **options):
+        if path.parts[-3:-1] == ("1", "model"):
+            raise OSError(5, "Input/output error", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", broken)
+    said = []
+    assert Checkpoints(tmp_path / "checkpoints", said.append).latest() == 2
+    assert "Input/output error" in said[0]
+
+
+def test_a_step_replaced_while_it_is_read_is_no_damage(tmp_path, monkeypatch):
+    checkpoints = _open(tmp_path)
+    _save(checkpoints, 1, 0.5, value=1.0)
+    checked = checkpoint.damage
+
+    def train_on(path):
+        if path.name == "1":
+            _save(checkpoints, 2, 0.6, value=2.0)
+            _save(checkpoints, 3, 0.7, value=3.0)  # deletes step 1
+        return checked(path)
+
+    monkeypatch.setattr(checkpoint, "damage", train_on)
+    model = read_model(tmp_path / "checkpoints", _refuse)
+    assert model["params"]["layer"]["kernel"][0, 0] == 3.0
+
+
+def test_a_model_trained_on_several_devices_is_read_on_one(tmp_path):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("batch",))
+    assert len(mesh.devices) == 4
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    state = jax.device_put(_state(1.5), everywhere)
+    _open(tmp_path).save(1, prediction_variables(state, 0.9), state, {}, None)
+    code = (
+        "import sys; from pathlib import Path; from penn_jax.optim.checkpoint import read_model\n"
+        "model = read_model(Path(sys.argv[1]), print)\n"
+        "print(model['params']['layer']['kernel'][0, 0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "checkpoints")],
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert float(done.stdout) == 1.5
 
 
 def test_another_shape_is_refused_naming_the_array_and_both_shapes(tmp_path):
