@@ -373,7 +373,7 @@ def _start_jax() -> None:
 
     # Orbax and Grain warn about what is meant; what is wrong arrives as an exception. Of the arrays
     # of one failed save each is a task of its own, whose error asyncio would print as well.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     enable_compile_cache()
 

@@ -32,6 +32,8 @@ from penn_jax.types import InputError
 
 _SEAL = "seal.json"
 _PARTIAL = ".partial"
+_METADATA_BYTES = 1 << 20
+"""More than the files about a step's arrays take."""
 _LATEST_KEPT = 2
 """Damage to the newest leaves the one before."""
 
@@ -88,6 +90,7 @@ class Checkpoints:
         items = {"model": jax.tree.map(np.asarray, model), "state": jax.tree.map(np.asarray, state)}
         path = self._folder / f"{step}{_PARTIAL}"
         try:
+            _check_room(self._folder, items)
             path.mkdir()
             for name, tree in items.items():
                 with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
@@ -189,6 +192,13 @@ def damage(path: Path) -> str | None:
         if files.get(name) != found[name]:
             return f"{name} is not what was written"
     return None
+
+
+def _check_room(folder: Path, items: Any) -> None:
+    """Look before writing: TensorStore's threads print tracebacks when they meet a full disk."""
+    needed = _METADATA_BYTES + sum(array.nbytes for array in jax.tree.leaves(items))
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise OSError(f"{free / 2**20:.1f} MiB are free, {needed / 2**20:.1f} MiB are needed")
 
 
 # ---- seals -------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -250,6 +251,15 @@ def test_another_shape_is_refused_naming_the_array_and_both_shapes(tmp_path):
 def test_no_checkpoints_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="no checkpoints"):
         read_model(tmp_path / "nothing", _refuse)
+
+
+def test_room_is_looked_for_before_anything_is_written(tmp_path, monkeypatch):
+    checkpoints = _open(tmp_path)
+    _save(checkpoints, 1, 0.5)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    with pytest.raises(InputError, match=r"1\.0 MiB are free, 1\.0 MiB are needed"):
+        _save(checkpoints, 2, 0.5)
+    assert _steps(tmp_path) == {1}
 
 
 def test_a_disk_that_takes_no_more_is_one_line_and_harms_nothing(tmp_path):
