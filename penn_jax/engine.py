@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32, Int
 
-from penn_jax.config import Config, PredictConfig
+from penn_jax.config import Config, ModelConfig, PredictConfig
 from penn_jax.model.fold import fold
 from penn_jax.model.network import Network, scores_within, total_stride
-from penn_jax.predict.dense import Forward, Tiling, bucket_size
+from penn_jax.predict.dense import Forward, Tiling, bucket_size, flips
 from penn_jax.run import ModelCard, load_model, network_channels
 from penn_jax.task import tiling
 from penn_jax.types import InputError
@@ -63,6 +62,10 @@ def ensemble(
 ) -> tuple[Forward, Tiling]:
     """The mean of the models' probabilities, and how tiles must be cut for all of them.
 
+    All see the same tiles, so that a frame is continued to a common multiple of their total
+    strides. Where these differ and the frame is no such multiple, a model sees more continued image
+    than alone, and the mean is that of its probabilities there.
+
     Args:
         models: of the same labels and channels; their networks may differ.
         settings: mirroring, batch size and memory budget for all.
@@ -103,8 +106,9 @@ def model_forward(model: Model, mirror: bool, engine: Engine = "auto") -> Forwar
 
     config, card = model.config, model.card
     if engine == "auto":
-        on_cpu = jax.default_backend() == "cpu"
-        engine = "onnxruntime" if on_cpu and onnx.installed() else "jax"
+        # ONNX Runtime computes in float32: labels of a bfloat16 network would not be jax's.
+        fits = jax.default_backend() == "cpu" and config.model.precision == "float32"
+        engine = "onnxruntime" if fits and onnx.installed() else "jax"
     classes = len(card["labels"])
     if engine == "onnxruntime":
         return onnx.onnx_forward(
@@ -123,9 +127,6 @@ def probability_forward(
 ) -> Forward:
     """The network as a compiled function from tiles to class probabilities.
 
-    Tiles of whatever size are evaluated in arrays of few sizes, with the same results, so that few
-    programs are compiled.
-
     Args:
         config: of the run.
         classes: K.
@@ -133,41 +134,80 @@ def probability_forward(
         mirror: average the probabilities over the mirrorings along every set of axes.
     """
     folded, model = fold(variables, config.model)
-    network, stride = Network(model, classes), total_stride(model)
+    evaluate = bucketed(model, classes, mirror)
     on_device = jax.device_put(folded)
+    return lambda tiles: evaluate(on_device, tiles)
 
-    @jax.jit
-    def forward(variables: Any, tiles: jax.Array, end: jax.Array | None) -> jax.Array:
-        axes = range(1, tiles.ndim - 1)
-        flips = [
-            tuple(axis for axis, flipped in zip(axes, choice, strict=True) if flipped)
-            for choice in product((False, True), repeat=len(axes))
-        ]
-        total = jnp.zeros((*tiles.shape[:-1], classes), jnp.float32)
-        used = flips if mirror else flips[:1]
-        for flip in used:
-            seen = jnp.flip(tiles, flip)
-            if end is None:
-                logits = network.apply(variables, seen)[0]
-            else:
-                # What began at 0 and stopped at ``end`` stops, mirrored, at the array's end.
-                mirrored = jnp.array([axis in flip for axis in axes])
-                low = jnp.where(mirrored, jnp.array(tiles.shape[1:-1]) - end, 0)
-                logits = scores_within(network, variables, seen, low, low + end)
-            total = total + jnp.flip(jax.nn.softmax(logits, axis=-1), flip)
-        return total / len(used)
 
-    def bucketed(
-        tiles: Float32[np.ndarray, "B *tile C"],
+def bucketed(
+    model: ModelConfig, classes: int, mirror: bool = False
+) -> Callable[[Any, Float32[np.ndarray, "B *tile C"]], Float32[np.ndarray, "B *tile K"]]:
+    """A function from variables and tiles to class probabilities that compiles few programs.
+
+    Tiles of whatever size are evaluated in arrays of few sizes, with the same results.
+
+    Args:
+        model: the network.
+        classes: K.
+        mirror: as in :func:`probability_forward`.
+    """
+    forward, stride = compiled(model, classes, mirror), total_stride(model)
+
+    def evaluate(
+        variables: Any, tiles: Float32[np.ndarray, "B *tile C"]
     ) -> Float32[np.ndarray, "B *tile K"]:
         size = tiles.shape[1:-1]
         bucket = tuple(bucket_size(part, stride) for part in size)
         # The statistics of groups are those of a whole array: it must be the tile's own size.
         if bucket == size or model.norm == "group":
-            return np.asarray(forward(on_device, tiles, None))
+            return np.asarray(forward(variables, tiles, None))
         room = np.zeros((len(tiles), *bucket, tiles.shape[-1]), np.float32)
         part = (slice(None), *(slice(0, n) for n in size))
         room[part] = tiles
-        return np.asarray(forward(on_device, room, np.array(size, np.int32)))[part]
+        return np.asarray(forward(variables, room, np.array(size, np.int32)))[part]
 
-    return bucketed
+    return evaluate
+
+
+def compiled(model: ModelConfig, classes: int, mirror: bool) -> Any:
+    """The jitted function from variables, tiles and the tiles' end to class probabilities.
+
+    Its third argument is None where the tiles fill the array, else where they stop, (axes,).
+    """
+    network = Network(model, classes)
+
+    @jax.jit
+    def forward(
+        variables: Any,
+        tiles: Float32[jax.Array, "B *size C"],
+        end: Int[jax.Array, " axes"] | None,
+    ) -> Float32[jax.Array, "B *size K"]:
+        def probabilities(seen: jax.Array, low: jax.Array) -> jax.Array:
+            if end is None:
+                logits = network.apply(variables, seen)[0]
+            else:
+                logits = scores_within(network, variables, seen, low, low + end)
+            return jax.nn.softmax(logits, axis=-1)
+
+        size = jnp.array(tiles.shape[1:-1])
+        if not mirror:
+            return probabilities(tiles, jnp.zeros_like(size))
+
+        def add(total: jax.Array, choice: Bool[jax.Array, " axes"]) -> tuple[jax.Array, None]:
+            # What began at 0 and stopped at ``end`` stops, mirrored, at the array's end.
+            low = jnp.where(choice, size - (size if end is None else end), 0)
+            return total + _mirrored(probabilities(_mirrored(tiles, choice), low), choice), None
+
+        # A loop of the program: unrolled, XLA would hold the maps of all mirrorings at once.
+        choices = jnp.asarray(flips(tiles.ndim - 2))
+        total = jnp.zeros((*tiles.shape[:-1], classes), jnp.float32)
+        return jax.lax.scan(add, total, choices)[0] / len(choices)
+
+    return forward
+
+
+def _mirrored(x: jax.Array, choice: Bool[jax.Array, " axes"]) -> jax.Array:
+    """The array flipped along the chosen ones of its spatial axes."""
+    for axis in range(1, x.ndim - 1):
+        x = jnp.where(choice[axis - 1], jnp.flip(x, axis), x)
+    return x

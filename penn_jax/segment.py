@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +29,7 @@ from penn_jax.types import InputError
 
 _READ_AHEAD = 1 << 25
 """Voxels of a scan that is read while the one before is predicted; larger ones wait their turn."""
+_MASK, _PROBABILITIES = ".nii.gz", "_probabilities.nii.gz"
 
 
 def predict(
@@ -39,8 +43,9 @@ def predict(
 ) -> list[Path]:
     """Write ``<case>.nii.gz`` for every scan: uint8, same shape, affine and geometry.
 
-    One scan is read ahead and one written behind while a third is predicted. A scan that cannot be
-    used does not keep the others from being predicted; it is reported at the end.
+    While a scan is predicted the next one is read, and the mask of the one before is cleaned and
+    written; probabilities, which may exceed the memory, are written before the next scan. A scan
+    that cannot be used does not keep the others from being predicted; it is reported at the end.
 
     Args:
         paths: one or more models (runs of ``penn train``), whose probabilities are averaged; then
@@ -60,6 +65,7 @@ def predict(
     Raises:
         InputError: a model or a scan cannot be used. Masks already written stay; none is half
             written.
+        OSError: a file cannot be written; the disk has no room for the probabilities.
     """
     folders, inputs = _models_and_inputs(paths)
     models = load_models(folders)
@@ -68,30 +74,41 @@ def predict(
         PredictConfig, {**to_json(config.predict), **(changes or {})}, "command line"
     )
     cases = find_scans(inputs, len(card["channels"]))
-    _check_targets(cases, out, overwrite)
+    _check_targets(cases, out, probabilities, overwrite)
     forward, plan = ensemble(models, settings, engine)
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
 
-    def work(case: Case, name: str) -> Future:
+    def start_writing(name: str, case: Case) -> Future[Path]:
         with _probability_file(case, len(card["labels"]), out, probabilities) as likely:
             mask = predict_case(case, forward, plan, likely)
-            drop_small_components(mask, case.scan.spacing, settings.smallest_component)
             if likely is not None:
-                write_probabilities(out / f"{name}_probabilities.nii.gz", likely, case.scan)
-        return writer.submit(_write, out / f"{name}.nii.gz", mask, case.scan, card["label_values"])
+                write_probabilities(_target(out, name, _PROBABILITIES), likely, case.scan)
+        return writer.submit(finish, _target(out, name, _MASK), mask, case.scan)
+
+    def finish(path: Path, mask: UInt8[np.ndarray, "X Y Z"], scan: Volume) -> Path:
+        drop_small_components(mask, scan.spacing, settings.smallest_component)
+        write_mask(path, np.asarray(card["label_values"], np.uint8)[mask], scan)
+        return path
 
     written: list[Path] = []
     failed: list[InputError] = []
-    behind: Future | None = None
+    behind: Future[Path] | None = None
     with ThreadPoolExecutor(1) as writer, bar("predicting", progress) as shown:
-        for number, (name, case) in enumerate(_read_all(cases, card)):
-            shown.update(number / len(cases), name)
+        # Not through enumerate or zip, which keep their last tuple, and with it the scan.
+        for name, case in _read_all(cases, card):
+            done = len(written) + len(failed) + (behind is not None)
+            shown.update(done / len(cases), name)
             if isinstance(case, InputError):
                 failed.append(case)
                 continue
-            ahead = work(case, name)
-            del case  # a large scan must not stay while the next is read
+            try:
+                ahead = start_writing(name, case)
+            except InputError as error:
+                failed.append(_of_scan(error, cases[name][0]))
+                continue
+            finally:
+                del case  # a large scan must not stay while the next is read
             if behind is not None:
                 written.append(behind.result())
             behind = ahead
@@ -119,12 +136,28 @@ def _models_and_inputs(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     return models, inputs
 
 
-def _check_targets(cases: Mapping[str, Sequence[Path]], out: Path, overwrite: bool) -> None:
-    for name, scans in cases.items():
-        target = out / f"{name}.nii.gz"
-        if target.resolve() in [path.resolve() for path in scans]:
+def _target(out: Path, name: str, ending: str) -> Path:
+    return out / f"{name}{ending}"
+
+
+def _check_targets(
+    cases: Mapping[str, Sequence[Path]], out: Path, probabilities: bool, overwrite: bool
+) -> None:
+    scans = {path.resolve() for paths in cases.values() for path in paths}
+    endings = (_MASK, _PROBABILITIES) if probabilities else (_MASK,)
+    targets = [_target(out, name, ending) for name in cases for ending in endings]
+    twice = {target for target, count in Counter(targets).items() if count > 1}
+    for target in targets:
+        if target.resolve() in scans:
             raise InputError(
-                out, f"would overwrite the scan {scans[0]}", "another folder", "set --out"
+                out, f"would overwrite the scan {target}", "another folder", "set --out"
+            )
+        if target in twice:
+            raise InputError(
+                target,
+                "would be the mask of one scan and the probabilities of another",
+                "scans of other names",
+                "rename one, or predict them into folders of their own",
             )
         if target.exists() and not overwrite:
             raise InputError(
@@ -144,7 +177,7 @@ def _read_all(
         try:
             return read_case(paths, card["dimensions"], card["spacing"])
         except InputError as error:
-            return error
+            return copy.copy(error)  # without its traceback, which holds what was read
 
     with ThreadPoolExecutor(1) as reader:
         names = list(cases)
@@ -169,21 +202,28 @@ def _is_small(paths: Sequence[Path]) -> bool:
 def _probability_file(
     case: Case, classes: int, out: Path, wanted: bool
 ) -> Iterator[Float32[np.ndarray, "X Y Z K"] | None]:
-    """Room for the probabilities of a whole scan: on disk, for they may exceed the memory."""
+    """Room for the probabilities of a whole scan: on disk, for they may exceed the memory.
+
+    Raises:
+        OSError: the disk has no room.
+    """
     if not wanted:
         yield None
         return
     with tempfile.TemporaryFile(dir=out) as file:
         # In the order of a NIfTI file: the first axis fastest.
         shape = (*case.grid.native_shape, classes)
+        if hasattr(os, "posix_fallocate"):
+            # A full disk would end a process that writes to a mapped file with holes, unheard.
+            try:
+                os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(out)) from error
         yield np.memmap(file, np.float32, "w+", shape=shape, order="F")
 
 
-def _write(
-    path: Path, mask: UInt8[np.ndarray, "X Y Z"], scan: Volume, values: Sequence[int]
-) -> Path:
-    write_mask(path, np.asarray(values, np.uint8)[mask], scan)
-    return path
+def _of_scan(error: InputError, scan: Path) -> InputError:
+    return InputError(scan, f"{error.source}: {error.wrong}", error.expected, error.remedy)
 
 
 def _all_in_one(errors: Sequence[InputError]) -> InputError:

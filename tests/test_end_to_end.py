@@ -150,23 +150,48 @@ def test_predictions_never_overwrite_a_scan(run, raw, tmp_path, capsys):
     assert scan.read_bytes() == before
 
 
-def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted_one(run, store, config_file, tmp_path):
-    resumed = tmp_path / "run"
-    shutil.copytree(run, resumed)
-    shutil.rmtree(resumed / "checkpoints" / "12")  # as if killed after step 6
-    _penn("train", config_file, "--data", store, "--out", resumed, "--resume")
-    ends = []
-    for folder in (run, resumed):
-        assert {path.name for path in (folder / "checkpoints").iterdir()} == {"6", "12"}
-        ends.append(read_model(folder / "checkpoints", print))
-    for a, b in zip(jax.tree.leaves(ends[0]), jax.tree.leaves(ends[1]), strict=True):
+OTHERWISE = (
+    *("--train.parallel", "pmap", "--train.validate-every", "4", "--model.norm", "group"),
+    *("--model.dropout", "0.3", "--model.deep-supervision", "--optim.name", "adamw"),
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [("train", ()), ("train", OTHERWISE), ("pretrain", ())],
+    ids=["train", "everything otherwise", "pretrain"],
+)
+def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted_one(
+    store, config_file, tmp_path, command, options
+):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    arguments = [command, config_file, "--data", store, *options]
+    _penn(*arguments, "--out", whole)
+    shutil.copytree(whole, resumed)
+    shutil.rmtree(resumed / "checkpoints" / "12")  # as if killed after an earlier step
+    _penn(*arguments, "--out", resumed, "--resume")
+    models = [read_model(folder / "checkpoints", print) for folder in (whole, resumed)]
+    for a, b in zip(*map(jax.tree.leaves, models), strict=True):
         np.testing.assert_array_equal(a, b)
+    seals = [
+        json.loads((f / "checkpoints" / "12" / "seal.json").read_text()) for f in (whole, resumed)
+    ]
+    assert seals[0]["arrays"] == seals[1]["arrays"]  # digests of the whole state
     timed = ("seconds", "waiting")
     logs = [
         [{k: v for k, v in point.items() if k not in timed} for point in _points(folder)]
-        for folder in (run, resumed)
+        for folder in (whole, resumed)
     ]
     assert logs[0] == logs[1]
+
+
+def test_a_run_goes_on_only_with_its_own_split(run, raw, store, config_file, tmp_path, capsys):
+    other = prepare(raw, tmp_path / "other", PrepareConfig(validation_fraction=0.5), workers=1)
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied)
+    arguments = ["train", config_file, "--data", other, "--out", copied, "--resume"]
+    assert main([str(argument) for argument in arguments]) == 2
+    assert "the run was started with split_hash" in capsys.readouterr().err
 
 
 def test_pretraining_starts_a_run_and_another_network_is_refused(

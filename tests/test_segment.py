@@ -1,5 +1,10 @@
 """``penn predict`` on files: geometry, types, several models, budgets, errors."""
 
+import errno
+import gc
+import os
+import tempfile
+import weakref
 from itertools import combinations
 from pathlib import Path
 
@@ -35,10 +40,12 @@ CODES = [
 SHAPE, SPACING = (20, 24, 6), (1.0, 1.3, 4.0)
 
 
-def model(dimensions=2, seed=0, neighbours=0, spacing=None, channels=(4, 6), labels=3):
+def model(
+    dimensions=2, seed=0, neighbours=0, spacing=None, channels=(4, 6), labels=3, norm="batch"
+):
     """Config, card and variables as ``load_model`` gives them."""
     config = Config(
-        model=ModelConfig(stem=2, channels=channels, blocks=1),
+        model=ModelConfig(stem=2, channels=channels, blocks=1, norm=norm),
         patches=PatchConfig(size=(16,) * dimensions, neighbours=neighbours),
     )
     names = ["background", "a", "b", "c"][:labels]
@@ -67,6 +74,12 @@ def model(dimensions=2, seed=0, neighbours=0, spacing=None, channels=(4, 6), lab
         return rng.normal(0, deviation, leaf.shape).astype(np.float32)
 
     return config, card, jax.tree_util.tree_map_with_path(drawn, shapes)
+
+
+@pytest.fixture(params=["jax", "onnxruntime"])
+def by(request):
+    """Each of the engines in turn."""
+    return request.param
 
 
 @pytest.fixture
@@ -190,7 +203,7 @@ def test_a_single_slice_along_any_axis(models, tmp_path, axis):
     assert len(np.unique(mask)) > 1
 
 
-def test_several_models_are_averaged_in_probability_space(models, tmp_path):
+def test_several_models_are_averaged_in_probability_space(models, tmp_path, by):
     # Of other strides, widths and neighbours, so that nothing but the classes agrees.
     runs = [
         models("one"),
@@ -199,7 +212,7 @@ def test_several_models_are_averaged_in_probability_space(models, tmp_path):
     ]
     path = save(tmp_path / "scan.nii", scan((32, 40, 6)))
     for number, run in enumerate([[runs[0]], [runs[1]], [runs[2]], runs]):
-        predict([*run, path], tmp_path / f"out{number}", probabilities=True, engine="jax")
+        predict([*run, path], tmp_path / f"out{number}", probabilities=True, engine=by)
     *single, mean = (read(tmp_path / f"out{n}" / "scan_probabilities.nii.gz") for n in range(4))
     # 32 and 40 are multiples of every total stride: the models see the same frame alone.
     np.testing.assert_allclose(mean, np.mean(single, axis=0), atol=1e-6)
@@ -217,16 +230,18 @@ def test_models_that_do_not_agree_are_named(models, tmp_path):
     assert not (tmp_path / "masks").exists()
 
 
-def test_no_memory_budget_changes_a_mask(models, tmp_path):
+@pytest.mark.parametrize("mirror", [False, True])
+def test_no_memory_budget_changes_a_mask(models, tmp_path, by, mirror):
     run = models("run", neighbours=1)
     path = save(tmp_path / "scan.nii", scan((90, 75, 3)))
-    predict([run, path], tmp_path / "whole", engine="jax")
+    predict([run, path], tmp_path / "whole", {"mirror": mirror}, engine=by)
     # Some 100 bytes a voxel: tiles of about 3,000 voxels.
-    predict([run, path], tmp_path / "tiled", {"memory_budget": 3e-4}, engine="jax")
+    change = {"memory_budget": 3e-4, "mirror": mirror}
+    predict([run, path], tmp_path / "tiled", change, engine=by)
     np.testing.assert_array_equal(*(read(tmp_path / n / "scan.nii.gz") for n in ("whole", "tiled")))
     with pytest.raises(InputError, match=r"memory-budget: 1e-06 GiB .* at least"):
-        predict([run, path], tmp_path / "none", {"memory_budget": 1e-6}, engine="jax")
-    assert not list((tmp_path / "none").iterdir())
+        predict([run, path], tmp_path / "none", {"memory_budget": 1e-6}, engine=by)
+    assert not (tmp_path / "none").exists()
 
 
 def test_values_out_of_range_are_told(models, tmp_path):
@@ -267,6 +282,99 @@ def test_one_bad_scan_does_not_keep_the_others_from_being_predicted(models, tmp_
     assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
         f"{name}.nii.gz" for name in "aceg"
     ]
+
+
+def test_a_scan_over_the_budget_is_named_and_the_others_are_predicted(models, tmp_path):
+    run, folder = models("run", norm="group"), tmp_path / "scans"
+    for name, length in [("a", 16), ("b", 64), ("c", 16)]:
+        save(folder / f"{name}.nii", scan((16, length, 3)))
+    # At most 176 bytes a voxel, at least 96: room for one slice of 16 × 16, none for 16 × 64.
+    change = {"memory_budget": 180 * 256 / 2**30}
+    with pytest.raises(InputError, match=r"b\.nii: --memory-budget: .* is less than one tile"):
+        predict([run, folder], tmp_path / "masks", change, engine="jax")
+    masks = sorted(path.name for path in (tmp_path / "masks").iterdir())
+    assert masks == ["a.nii.gz", "c.nii.gz"]
+
+
+def test_no_scan_stays_while_the_next_is_read(models, tmp_path, monkeypatch):
+    run, folder = models("run", norm="group"), tmp_path / "scans"
+    for name, length in [("a", 16), ("b", 64), ("c", 16), ("d", 16)]:  # b exceeds the budget
+        save(folder / f"{name}.nii", scan((16, length, 3)))
+    (folder / "c.nii").write_bytes(b"nothing of the kind" * 100)
+    monkeypatch.setattr(segment, "_READ_AHEAD", 0)
+    known, read_case, alive = [], segment.read_case, []
+
+    def reading(*arguments):
+        gc.collect()
+        alive.append(sum(reference() is not None for reference in known))
+        case = read_case(*arguments)
+        known.append(weakref.ref(case.frames))
+        return case
+
+    monkeypatch.setattr(segment, "read_case", reading)
+    with pytest.raises(InputError, match=r"b\.nii.*1 more could not be used: .*c\.nii"):
+        predict([run, folder], tmp_path / "o", {"memory_budget": 180 * 256 / 2**30}, engine="jax")
+    assert alive == [0] * 4
+    assert len(known) == 3
+
+
+def test_probabilities_find_the_disk_full_before_anything_is_predicted(
+    models, tmp_path, monkeypatch
+):
+    made, make = [], tempfile.TemporaryFile
+
+    def temporary(**options):
+        made.append(make(**options))
+        return made[-1]
+
+    def checked(*arguments):
+        # Written to a disk that is full, a mapped file with holes ends the process.
+        assert 512 * os.fstat(made[-1].fileno()).st_blocks >= np.prod(SHAPE) * 3 * 4
+        return predict_case(*arguments)
+
+    predict_case = segment.predict_case
+    monkeypatch.setattr(segment.tempfile, "TemporaryFile", temporary)
+    monkeypatch.setattr(segment, "predict_case", checked)
+    run, path = models("run"), save(tmp_path / "scan.nii", scan())
+    predict([run, path], tmp_path / "masks", probabilities=True, engine="jax")
+    assert len(made) == 1
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*full"):
+        predict([run, path], tmp_path / "full", probabilities=True, engine="jax")
+    assert not list((tmp_path / "full").iterdir())
+
+
+def test_nothing_that_is_there_is_replaced_unasked(models, tmp_path):
+    run, path = models("run"), save(tmp_path / "scan.nii", scan())
+    out = tmp_path / "masks"
+    predict([run, path], out, probabilities=True, engine="jax")
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (out / "scan.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"scan_probabilities\.nii\.gz: exists.*--overwrite"):
+        predict([run, path], out, probabilities=True, engine="jax")
+    predict([run, path], out, engine="jax")
+    predict([run, path], out, probabilities=True, overwrite=True, engine="jax")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_no_target_is_a_scan_or_another_target(models, tmp_path):
+    run, folder = models("run"), tmp_path / "scans"
+    save(folder / "x.nii.gz", scan())
+    save(folder / "x_probabilities.nii.gz", scan())
+    with pytest.raises(InputError, match=r"would be the mask of one scan and the probabilities"):
+        predict([run, folder], tmp_path / "masks", probabilities=True, engine="jax")
+    assert not (tmp_path / "masks").exists()
+    (folder / "y.nii").write_bytes((folder / "x.nii.gz").read_bytes())
+    (folder / "y.nii.gz").symlink_to(folder / "x.nii.gz")
+    for wanted in (["x.nii.gz"], ["y.nii", "x.nii.gz"]):  # y's mask would be x itself
+        with pytest.raises(InputError, match="would overwrite the scan"):
+            predict([run, *(folder / n for n in wanted)], folder, overwrite=True, engine="jax")
+    predict([run, folder / "x.nii.gz", folder / "x_probabilities.nii.gz"], tmp_path / "masks")
+    assert len(list((tmp_path / "masks").iterdir())) == 2
 
 
 def test_scans_read_one_at_a_time_give_the_same(models, tmp_path, monkeypatch):

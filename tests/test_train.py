@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from made_stores import write_store
 
-from penn_jax.config import Config, ModelConfig, PatchConfig, PretrainConfig, TrainConfig
+from penn_jax.config import (
+    Config,
+    ModelConfig,
+    PatchConfig,
+    PredictConfig,
+    PretrainConfig,
+    TrainConfig,
+)
 from penn_jax.data.store import Store
 from penn_jax.engine import probability_forward
 from penn_jax.loop import budget_used
@@ -80,6 +87,39 @@ def test_validation_scores_whole_cases(store):
     assert values["dice"] == pytest.approx(2 * 32 / (32 + 720))
     assert values["pooled_precision"] == pytest.approx(32 / 720)
     assert values["pooled_recall"] == 1.0
+
+
+def test_a_case_over_the_budget_is_told_before_the_training(store):
+    labels = {"background": 0, "tumour": 1}
+    card = {"labels": labels, "channels": ["T1"], "dimensions": 2, "task": "segmentation"}
+    group = replace(CONFIG.model, norm="group")
+    small = replace(CONFIG, model=group, predict=PredictConfig(memory_budget=1e-6))
+    with pytest.raises(InputError, match="memory-budget while training"):
+        validator(store, ["b"], small, card)
+    validator(store, ["b"], replace(CONFIG, model=group), card)
+
+
+def test_validation_of_odd_frame_sizes_compiles_few_programs(tmp_path, monkeypatch):
+    traced, apply = [], Network.apply
+
+    def counting(self, variables, tiles, *more, **options):
+        traced.append(tiles.shape)  # runs only while a program is traced
+        return apply(self, variables, tiles, *more, **options)
+
+    generator, cases = np.random.default_rng(0), {}
+    for name, size in [("a", (57, 60)), ("b", (58, 59)), ("c", (55, 55)), ("d", (51, 58))]:
+        image = generator.normal(size=(4, *size, 1)).astype(np.float32)
+        cases[name] = (image, np.ones((4, *size), np.uint8))
+    write_store(tmp_path, cases, splits=[{"train": ["a"], "validation": ["b"]}])
+    labels = {"background": 0, "tumour": 1}
+    card = {"labels": labels, "channels": ["T1"], "dimensions": 2, "task": "segmentation"}
+    variables = initialise(Network(CONFIG.model, 2), jax.random.key(0), 1, 2)
+    validate = validator(Store(tmp_path), ["a", "b", "c", "d"], CONFIG, card)
+    monkeypatch.setattr(Network, "apply", counting)
+    assert validate(variables) == validate(variables)
+    # Stride 4: frames of 52 to 60 voxels are evaluated in arrays of 56 and 64.
+    assert len(traced) <= 3
+    assert {size for shape in traced for size in shape[1:3]} <= {56, 64}
 
 
 def test_mirrored_prediction_is_equivariant_to_flips():

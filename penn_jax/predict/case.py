@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,10 @@ from jaxtyping import Float32, Shaped, UInt8
 
 from penn_jax.data.grid import FrameGrid, block_from_frames, normalise, oriented, to_frames
 from penn_jax.data.volume import Volume, frame_grid, read_image
-from penn_jax.predict.dense import Forward, Tiling, predict_blocks
+from penn_jax.predict.dense import Block, Forward, Tiling, predict_blocks
+
+_SLAB = 1 << 22
+"""Values brought to the scan's sampling at once: what that takes must not grow with the scan."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +73,33 @@ def predict_case(
     mask = np.empty(case.grid.native_shape, np.uint8)
     mask_frames = oriented(mask, case.grid)
     kept = None if probabilities is None else oriented(probabilities, case.grid)
-    for block in predict_blocks(forward, case.frames, tiling, case.grid.margins):
-        values, where = block_from_frames(block.values, block.reach, block.box, case.grid)
-        mask_frames[(block.frame, *where)] = most_likely(values)
-        if kept is not None:
-            kept[(block.frame, *where)] = values
+    for whole in predict_blocks(forward, case.frames, tiling, case.grid.margins):
+        for block in _slabs(whole, case.grid):
+            values, where = block_from_frames(block.values, block.reach, block.box, case.grid)
+            mask_frames[(block.frame, *where)] = most_likely(values)
+            if kept is not None:
+                kept[(block.frame, *where)] = values
     return mask
+
+
+def _slabs(block: Block, grid: FrameGrid) -> Iterator[Block]:
+    """Pieces of a block that stay small when they are brought to the file's sampling."""
+    growth = math.prod(
+        max(1.0, native / own)
+        for native, own in zip(grid.native_sizes, grid.shape[1:], strict=True)
+    )
+    box, reach, margin = block.box[0], block.reach[0], grid.margins[0]
+    row = math.prod(part.stop - part.start for part in block.box[1:]) * block.values.shape[-1]
+    step = max(1, int(_SLAB // (row * growth)))
+    for first in range(box.start, box.stop, step):
+        part = slice(first, min(first + step, box.stop))
+        have = slice(max(reach.start, part.start - margin), min(reach.stop, part.stop + margin))
+        yield Block(
+            block.frame,
+            (part, *block.box[1:]),
+            (have, *block.reach[1:]),
+            block.values[have.start - reach.start : have.stop - reach.start],
+        )
 
 
 def most_likely(scores: Shaped[np.ndarray, "*voxels K"]) -> UInt8[np.ndarray, "*voxels"]:

@@ -23,7 +23,7 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Shaped
+from jaxtyping import Bool, Float32, Shaped
 
 from penn_jax.data.patches import PatchGrid, extract, patch_grid
 from penn_jax.types import InputError
@@ -169,6 +169,11 @@ def _kept(
         yield Block(frame, tuple(box), tuple(reach), value[tuple(inside)])
 
 
+def flips(dimensions: int) -> Bool[np.ndarray, "choices axes"]:
+    """Every set of axes to mirror, none first."""
+    return np.array(list(product((False, True), repeat=dimensions)))
+
+
 def bucket_size(size: int, stride: int) -> int:
     """The next of a series of at most 4 sizes an octave, so that few shapes are compiled.
 
@@ -226,7 +231,7 @@ def _plan(shape: tuple[int, ...], tiling: Tiling, margins: tuple[int, ...]) -> P
             "--memory-budget",
             f"{tiling.memory_budget:g} GiB is less than one tile takes",
             f"at least {math.ceil(least * 100) / 100:g} GiB for this network and scan",
-            "raise it",
+            "raise --memory-budget (--predict.memory-budget while training)",
         )
     # Among equals the fewest voxels: least memory.
     size = min(

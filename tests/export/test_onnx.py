@@ -1,5 +1,7 @@
 """The ONNX graph and its engine: the numbers of JAX, for any batch and size."""
 
+import tracemalloc
+
 import jax
 import numpy as np
 import onnxruntime
@@ -62,6 +64,19 @@ def test_one_graph_for_any_batch_and_size_and_the_mean_over_mirrorings(shape):
     found = forward(image)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_mirroring_holds_the_sum_not_every_mirroring():
+    config = ModelConfig(stem=1, channels=(2,), blocks=1)
+    variables = initialise(Network(config, 8), jax.random.key(0), channels=1, dimensions=3)
+    image = np.zeros((1, 64, 64, 64, 1), np.float32)
+    forward = onnx_forward(config, 8, 1, 3, variables, mirror=True)
+    tracemalloc.start()
+    result = forward(image)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # The sum, the next mirroring's, their sum and its own copies; eight and their stack are 16.
+    assert peak < 5 * result.nbytes
 
 
 def test_a_missing_package_is_told_with_its_remedy(monkeypatch):

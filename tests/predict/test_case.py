@@ -1,11 +1,15 @@
 """From a scan to its mask, block by block, against the plain way that holds everything."""
 
+import tracemalloc
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penn_jax.data.grid import from_frames, plan_frames, to_frames
 from penn_jax.data.volume import Volume
+from penn_jax.predict import case as module
 from penn_jax.predict.case import Case, most_likely, predict_case
 from penn_jax.predict.dense import GIB, Tiling
 
@@ -27,9 +31,12 @@ def local_network(tiles: np.ndarray) -> np.ndarray:
     target=st.one_of(st.none(), st.tuples(*[st.floats(0.4, 3)] * 3)),
     order=st.permutations(range(3)),
     signs=st.tuples(*[st.sampled_from((1, -1))] * 3),
+    slab=st.sampled_from((1, 2000, 1 << 22)),
     seed=st.integers(0, 999),
 )
-def test_blocks_give_the_mask_of_the_whole(dimensions, shape, spacing, target, order, signs, seed):
+def test_blocks_give_the_mask_of_the_whole(
+    dimensions, shape, spacing, target, order, signs, slab, seed
+):
     rng = np.random.default_rng(seed)
     scan = rng.normal(size=(*shape, 1)).astype(np.float32)
     orientation = np.array(list(zip(order, signs, strict=True)))
@@ -42,7 +49,9 @@ def test_blocks_give_the_mask_of_the_whole(dimensions, shape, spacing, target, o
     least = np.prod([4 * (2 * -(-margin // 4) + 1) for margin in grid.margins])
     budget = max(least, 600 if dimensions == 2 else 4000) / GIB
     likely = np.empty((*shape, 3), np.float32, order="F")
-    mask = predict_case(case, local_network, Tiling(4, 0, 0, 3, 1.0, budget), likely)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_SLAB", slab)
+        mask = predict_case(case, local_network, Tiling(4, 0, 0, 3, 1.0, budget), likely)
     expected = from_frames(local_network(frames), grid, order=1)
     np.testing.assert_allclose(likely, expected, atol=1e-6)
     # The comparison of float32 scores may tie differently only where they agree to rounding.
@@ -50,6 +59,24 @@ def test_blocks_give_the_mask_of_the_whole(dimensions, shape, spacing, target, o
     clear = top[..., -1] - top[..., -2] > 2e-6
     np.testing.assert_array_equal(mask[clear], expected.argmax(-1)[clear])
     np.testing.assert_array_equal(mask, likely.argmax(-1))
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_memory_does_not_grow_with_classes_times_the_volume_of_a_fine_scan(dimensions):
+    shape = (96,) * 3
+    # Frames of 24 voxels an axis, at 4 mm, of a scan at 1 mm.
+    grid = plan_frames(shape, np.eye(4), RAS, dimensions, (4.0,) * dimensions)
+    frames = np.random.default_rng(0).normal(size=(*grid.shape, 1)).astype(np.float32)
+    case, peak = Case(Volume.__new__(Volume), grid, frames), {}
+    for classes in (2, 25):
+        weights = np.linspace(-1, 1, classes, dtype=np.float32)
+        tracemalloc.start()
+        predict_case(case, lambda tiles, w=weights: np.cos(9 * tiles * w), Tiling(4, 4, 0, 4))
+        peak[classes] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    # 25 classes of the whole scan are 88 MB, one slab of interpolated values 17 MB.
+    assert peak[25] < 88e6 * 0.8
+    assert peak[25] - peak[2] < 60e6
 
 
 def test_most_likely_is_argmax_with_the_first_of_equals():

@@ -1,5 +1,6 @@
 """Dense prediction: any tiling gives the scores and the labels of the whole frame."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penn_jax.config import ModelConfig
+from penn_jax.engine import bucketed
+from penn_jax.model.fold import fold
 from penn_jax.model.network import Network, halo, initialise, total_stride
 from penn_jax.predict.dense import (
     GIB,
@@ -54,8 +57,17 @@ def _apply(number, neighbours):
     return shapes, jax.jit(lambda v, x: jax.nn.softmax(network.apply(v, x)[0]))
 
 
-def _forward(number, neighbours, seed):
-    """A network with random weights, and statistics as after training."""
+@functools.cache
+def _bucketed(number):
+    config, _, _, _ = NETWORKS[number]
+    return bucketed(dataclasses.replace(config, norm="none"), CLASSES)
+
+
+def _forward(number, neighbours, seed, as_predicted=False):
+    """A network with random weights, and statistics as after training.
+
+    Called as it is or, as ``penn predict`` does, folded and in arrays of few sizes.
+    """
     shapes, apply = _apply(number, neighbours)
     rng = np.random.default_rng(seed)
 
@@ -66,6 +78,9 @@ def _forward(number, neighbours, seed):
         return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
 
     variables = jax.tree_util.tree_map_with_path(drawn, shapes)
+    if as_predicted:
+        folded = fold(variables, NETWORKS[number][0])[0]
+        return lambda tiles: _bucketed(number)(folded, tiles)
     return lambda tiles: np.asarray(apply(variables, tiles))
 
 
@@ -75,14 +90,18 @@ def _forward(number, neighbours, seed):
     tile=st.sampled_from((0, 1)),
     short=st.lists(st.integers(0, 7), min_size=3, max_size=3),
     frames=st.integers(1, 2),
+    as_predicted=st.booleans(),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_tiles_give_the_scores_and_labels_of_the_whole_frame(number, tile, short, frames, seed):
+def test_tiles_give_the_scores_and_labels_of_the_whole_frame(
+    number, tile, short, frames, as_predicted, seed
+):
     config, dimensions, padded, most = NETWORKS[number]
     neighbours = number % 2 if dimensions == 2 else 0
-    forward = _forward(number, neighbours, seed)
-    # Frames that end anywhere within the last stride.
-    spatial = [n - s % total_stride(config) for n, s in zip(padded, short, strict=False)]
+    forward = _forward(number, neighbours, seed, as_predicted)
+    # Frames that end anywhere within the last stride, or strides before the end of their array.
+    within = max(padded) if as_predicted else total_stride(config)
+    spatial = [n - s % within for n, s in zip(padded, short, strict=False)]
     image = np.random.default_rng(seed).normal(size=(frames, *spatial, 1)).astype(np.float32)
     # Batches of one: a shape less to compile for each number of frames and tiles.
     whole = predict_frames(forward, image, tiling(config, neighbours, 1))
