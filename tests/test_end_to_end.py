@@ -185,9 +185,13 @@ def test_a_resumed_run_ends_bit_for_bit_as_the_uninterrupted_one(
     assert logs[0] == logs[1]
 
 
-def test_a_run_goes_on_only_with_its_own_split(run, raw, store, config_file, tmp_path, capsys):
-    other = prepare(raw, tmp_path / "other", PrepareConfig(validation_fraction=0.5), workers=1)
-    copied = tmp_path / "run"
+def test_a_run_goes_on_only_with_its_own_split(run, store, config_file, tmp_path, capsys):
+    other, copied = tmp_path / "other", tmp_path / "run"
+    shutil.copytree(store, other)
+    manifest = json.loads((store / "manifest.json").read_text())
+    split = manifest["splits"][0]
+    split["validation"].append(split["train"].pop())
+    write_json(other / "manifest.json", manifest)
     shutil.copytree(run, copied)
     arguments = ["train", config_file, "--data", other, "--out", copied, "--resume"]
     assert main([str(argument) for argument in arguments]) == 2
