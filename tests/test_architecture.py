@@ -92,3 +92,12 @@ def test_every_config_value_is_read_somewhere():
         for field in dataclasses.fields(section):
             read = re.search(rf"\.{field.name}\b(?!\s*=[^=])", code)
             assert read, f"{section.__name__}.{field.name} is never read"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_is_unpickled(path):
+    roots = {name.split(".")[0] for name in _imports(path)}
+    assert not roots & {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+    text = path.read_text(encoding="utf-8")
+    assert "allow_pickle" not in text
+    assert not re.search(r"\b(np|numpy)\.load\(|\btorch\.load\((?!.*weights_only=True)", text)
