@@ -98,8 +98,16 @@ def targets(folder: Path) -> dict[str, Target]:
         store = prepare(raw, folder / name, options, workers=1)
         manifests.append((store / "manifest.json").read_bytes())
     channel = {"channels": ["T1"], "labels": {"background": 0, "tumour": 1}, "label_values": [0, 7]}
-    data = {"dimensions": 2, "spacing": [1.0, 0.5], "data_hash": "0" * 64, "fold": 0}
-    card = {**channel, **data, "task": "segmentation", "init": None, "versions": {"jax": "0"}}
+    data = {"dimensions": 2, "spacing": [1.0, 0.5], "data_hash": "0" * 64}
+    split = {"split_hash": "0" * 16, "fold": 0}
+    card = {
+        **channel,
+        **data,
+        **split,
+        "task": "segmentation",
+        "init": None,
+        "versions": {"jax": "0"},
+    }
     configs = [json.dumps(to_json(config)).encode() for config in (Config(), Config(name="é"))]
     described, splits = (raw / name for name in ("dataset.json", "splits_final.json"))
     seeds = {file: [file.read_bytes()] for file in (described, splits)}

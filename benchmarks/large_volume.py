@@ -92,6 +92,7 @@ def make_run(folder: Path, dimensions: int, classes: int, spacing: float | None)
         dimensions=2 if dimensions == 2 else 3,
         spacing=None if spacing is None else [spacing] * dimensions,
         data_hash="synthetic",
+        split_hash="synthetic",
         fold=0,
         task="segmentation",
     )

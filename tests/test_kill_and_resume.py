@@ -45,7 +45,13 @@ def test_sigkill_in_a_save_and_at_any_moment(job, undisturbed, tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_says_so(job, undisturbed, tmp_path, number, code):
     out = tmp_path / "run"
-    with subprocess.Popen([*job, str(out)], stderr=subprocess.PIPE, text=True) as process:
+    # In a shell's background job SIGINT is ignored, and a child inherits that unless it is caught.
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        process = subprocess.Popen([*job, str(out)], stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(number, before)
+    with process:
         while not (out / "checkpoints" / "6").exists():
             assert process.poll() is None
             time.sleep(0.001)
