@@ -22,7 +22,7 @@ from typing import Any
 
 from kill_and_resume import first_difference, make_job, outcome, run_to_end
 
-from penn_jax.optim.checkpoint import damage
+from penn_jax.optim.seal import damage
 
 
 def main() -> int:

@@ -35,7 +35,7 @@ from penn_jax.config import (
 )
 from penn_jax.data.phantom import write_dataset
 from penn_jax.data.prepare import prepare
-from penn_jax.optim.checkpoint import damage
+from penn_jax.optim.seal import damage
 
 CONFIG = Config(
     name="kill",

@@ -15,11 +15,8 @@ Saving waits for the disk: a fifth of a second for 20 MB, in exchange for errors
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +24,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from penn_jax.config import json_text, write_json
+from penn_jax.optim.seal import damage, digests, named, read_seal, write_seal
 from penn_jax.types import InputError
 
-_SEAL = "seal.json"
 _PARTIAL = ".partial"
 _METADATA_BYTES = 1 << 20
 """More than the files about a step's arrays take."""
@@ -95,8 +91,8 @@ class Checkpoints:
             for name, tree in items.items():
                 with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
                     writer.save(path / name, args=ocp.args.StandardSave(tree))
-            arrays = {name: _digests(tree) for name, tree in items.items()}
-            _seal(path, {"account": account, "score": score, "arrays": arrays})
+            arrays = {name: digests(tree) for name, tree in items.items()}
+            write_seal(path, {"account": account, "score": score, "arrays": arrays})
             path.rename(self._folder / str(step))
         except Exception as error:  # Orbax and TensorStore raise many kinds for a full disk
             shutil.rmtree(path, ignore_errors=True)
@@ -120,8 +116,8 @@ class Checkpoints:
                 with both shapes.
         """
         path = self._folder / str(step)
-        stored = _read_seal(path)["arrays"]["state"]
-        wanted = {name: list(np.shape(leaf)) for name, leaf in _named(like)}
+        stored = read_seal(path)["arrays"]["state"]
+        wanted = {name: list(np.shape(leaf)) for name, leaf in named(like)}
         for name in sorted(stored.keys() | wanted.keys()):
             there, here = stored.get(name, {}).get("shape"), wanted.get(name)
             if there != here:
@@ -135,7 +131,7 @@ class Checkpoints:
 
     def restore_account(self, step: int) -> dict[str, Any]:
         """The run's account at that step."""
-        return _read_seal(self._folder / str(step))["account"]
+        return read_seal(self._folder / str(step))["account"]
 
     def _prune(self) -> None:
         steps = sorted(_steps(self._folder))
@@ -176,79 +172,11 @@ def read_model(folder: Path, warn: Warn) -> dict[str, Any]:
     raise InputError(folder, wrong, expected, remedy)
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with a sealed step, None where every byte is as it was written."""
-    try:
-        files = _read_seal(path)["files"]
-    except InputError as error:
-        return error.wrong
-    try:
-        found = dict(_files(path))
-    except OSError as error:
-        return f"{error.filename} cannot be read ({error.strerror})"
-    for name in sorted(files.keys() | found.keys()):
-        if name not in found:
-            return f"{name} is missing"
-        if files.get(name) != found[name]:
-            return f"{name} is not what was written"
-    return None
-
-
 def _check_room(folder: Path, items: Any) -> None:
     """Look before writing: TensorStore's threads print tracebacks when they meet a full disk."""
     needed = _METADATA_BYTES + sum(array.nbytes for array in jax.tree.leaves(items))
     if (free := shutil.disk_usage(folder).free) < needed:
         raise OSError(f"{free / 2**20:.1f} MiB are free, {needed / 2**20:.1f} MiB are needed")
-
-
-# ---- seals -------------------------------------------------------------------------------------
-
-
-def _seal(path: Path, content: dict[str, Any]) -> None:
-    content = {**content, "files": dict(_files(path))}
-    write_json(path / _SEAL, {**content, "sha256": _sha256_of(content)})
-
-
-def _read_seal(path: Path) -> dict[str, Any]:
-    try:
-        text = (path / _SEAL).read_text(encoding="utf-8")
-        content = json.loads(text)
-        as_written = json_text(content) == text
-        if content.pop("sha256") == _sha256_of(content) and as_written:
-            return content
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        pass
-    raise InputError(path / _SEAL, f"{_SEAL} is not what was written", "a seal", "see --resume")
-
-
-def _sha256_of(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json_text(content).encode()).hexdigest()
-
-
-def _files(path: Path) -> Iterator[tuple[str, str]]:
-    """Relative name and SHA-256 of every file of a step, the seal left out."""
-    for root, _, names in os.walk(path):
-        for name in names:
-            file = Path(root, name)
-            relative = file.relative_to(path).as_posix()
-            if relative != _SEAL:
-                with file.open("rb") as stream:
-                    yield relative, hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _named(tree: Any) -> list[tuple[str, Any]]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
-
-
-def _digests(tree: Any) -> dict[str, dict[str, Any]]:
-    """Shape and SHA-256 of each array of a tree."""
-    digests = {}
-    for name, leaf in _named(tree):
-        array = np.asarray(leaf)
-        digest = hashlib.sha256(str(array.dtype).encode() + array.tobytes()).hexdigest()
-        digests[name] = {"shape": list(array.shape), "sha256": digest}
-    return digests
 
 
 # ---- folders -----------------------------------------------------------------------------------
@@ -270,7 +198,7 @@ def _best_first(folder: Path) -> list[int]:
 
     def rank(step: int) -> tuple[float, int]:
         try:
-            score = _read_seal(folder / str(step))["score"]
+            score = read_seal(folder / str(step))["score"]
         except InputError:
             return (np.inf, step)
         return (-np.inf if score is None else score, step)
@@ -301,8 +229,8 @@ def _restore(path: Path, item: str, target: Any) -> Any:
             "a whole checkpoint of this network",
             "use another checkpoint, or the config that wrote this one",
         ) from error
-    stored = _read_seal(path)["arrays"][item]
-    for name, found in _digests(tree).items():
+    stored = read_seal(path)["arrays"][item]
+    for name, found in digests(tree).items():
         if stored.get(name) != found:
             raise InputError(
                 path / item,

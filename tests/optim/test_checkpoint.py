@@ -16,7 +16,8 @@ import pytest
 
 from penn_jax.config import OptimConfig
 from penn_jax.optim import checkpoint
-from penn_jax.optim.checkpoint import Checkpoints, damage, read_model
+from penn_jax.optim.checkpoint import Checkpoints, read_model
+from penn_jax.optim.seal import damage
 from penn_jax.optim.sgd import build_optimiser
 from penn_jax.optim.step import create_state, prediction_variables
 from penn_jax.types import InputError
