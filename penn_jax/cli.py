@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
-import re
-import runpy
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from penn_jax.config import Config, PrepareConfig, to_json
+from penn_jax.config import Config, PrepareConfig
 from penn_jax.settings import parse_section
 from penn_jax.types import DivergedError, InputError, StoppedError
 
@@ -150,6 +147,22 @@ def _train(options: argparse.Namespace) -> None:
     )
 
 
+def _study(options: argparse.Namespace) -> None:
+    from penn_jax.config_file import read_study_file
+    from penn_jax.report.study_tables import study_markdown
+    from penn_jax.study import study
+
+    _start_jax()
+    table = study(
+        read_study_file(options.config),
+        options.data,
+        options.out,
+        options.resume,
+        not options.quiet,
+    )
+    print(study_markdown(table))
+
+
 def _predict(options: argparse.Namespace) -> None:
     from penn_jax.segment import predict
 
@@ -170,6 +183,22 @@ def _predict(options: argparse.Namespace) -> None:
         not options.quiet,
     )
     print(f"{options.out}: {len(written)} masks")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from penn_jax.exporting import export
+
+    _start_jax()
+    export(options.model, options.to, options.out, options.fold, options.metrics)
+    print(f"{options.out}: {options.model} for {options.to}, see README.md there")
+
+
+def _import(options: argparse.Namespace) -> None:
+    from penn_jax.exported import import_torch
+
+    _start_jax()
+    import_torch(options.folder, options.out, options.weights)
+    print(f"{options.out}: a run with the weights of {options.weights or options.folder}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -200,6 +229,13 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.choose_component:
         console.print(choice_table(result["component_choice"]))
         print("\n".join(choice_lines(result["component_choice"])))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from penn_jax.run_report import report
+
+    _start_jax()
+    print(report(options.run, options.data, options.baseline, options.out, not options.quiet))
 
 
 # ---- options -----------------------------------------------------------------------------------
@@ -258,13 +294,26 @@ def _parser() -> _Parser:
             sub.add_argument("--init", type=Path, help="run whose weights start this one")
 
     sub = command(
+        "study",
+        _study,
+        "ways to train compared over seeds: one table with intervals",
+        "penn study configs/studies/efficiency.py --data prepared --out studies/efficiency",
+    )
+    sub.add_argument("config", type=Path, help="a file of configs/studies/")
+    sub.add_argument("--data", type=Path, required=True, help="prepared store")
+    sub.add_argument("--out", type=Path, required=True, help="folder of the study")
+    sub.add_argument(
+        "--resume", action="store_true", help="go on, or share the work with other processes"
+    )
+
+    sub = command(
         "predict", _predict, "scans to masks", "penn predict runs/train scans/ --out masks"
     )
     sub.add_argument(
         "model",
         type=Path,
         nargs=1,
-        help="a run directory; further ones (folders with a config.json) are averaged with it",
+        help="a run or an export; further ones (folders with a config.json) are averaged with it",
     )
     sub.add_argument("inputs", type=Path, nargs="+", help="scans, or folders of scans")
     sub.add_argument("--out", type=Path, required=True, help="folder of the masks")
@@ -288,6 +337,35 @@ def _parser() -> _Parser:
     )
 
     sub = command(
+        "export",
+        _export,
+        "a trained network for PyTorch, ONNX, XLA or MONAI",
+        "penn export runs/train --to torch --out exported",
+    )
+    sub.add_argument("model", type=Path, help="a run directory, or an export with weights")
+    sub.add_argument("--to", choices=("torch", "onnx", "stablehlo", "monai"), required=True)
+    sub.add_argument("--out", type=Path, required=True, help="new folder")
+    sub.add_argument(
+        "--fold",
+        action="store_true",
+        help="fold batch normalisation into the convolutions (always so for onnx and stablehlo)",
+    )
+    sub.add_argument("--metrics", type=Path, help="JSON file of penn evaluate, for the card")
+
+    sub = command(
+        "import",
+        _import,
+        "an export to PyTorch as a run again",
+        "penn import torch exported --weights tuned.safetensors --out runs/tuned",
+    )
+    sub.add_argument("origin", choices=("torch",), help="where the weights come from")
+    sub.add_argument("folder", type=Path, help="folder of penn export --to torch (or monai)")
+    sub.add_argument("--out", type=Path, required=True, help="new run directory")
+    sub.add_argument(
+        "--weights", type=Path, help="state dict that was trained further: .safetensors or .pt"
+    )
+
+    sub = command(
         "evaluate", _evaluate, "six metrics and surface distances", "penn evaluate masks labelsTr"
     )
     sub.add_argument("predictions", type=Path, help="folder of predicted masks")
@@ -300,6 +378,14 @@ def _parser() -> _Parser:
         action="store_true",
         help="find the best --smallest-component of penn predict; for validation cases only",
     )
+
+    sub = command(
+        "report", _report, "a run as one HTML page", "penn report runs/train --data prepared"
+    )
+    sub.add_argument("run", type=Path, help="run directory of penn train")
+    sub.add_argument("--data", type=Path, required=True, help="its prepared store")
+    sub.add_argument("--baseline", type=Path, help="another run on it, to compare with")
+    sub.add_argument("--out", type=Path, help="HTML file (default: report.html in the run)")
     return parser
 
 
@@ -317,53 +403,16 @@ def _spacing(words: Sequence[str]) -> Any:
 
 def _config(options: argparse.Namespace) -> Config:
     """The config of the file, with the command line's changes."""
-    config = _read_config_file(options.config)
+    from penn_jax.config_file import overridden, read_config_file
+
+    config = read_config_file(options.config)
     train: dict[str, Any] = {}
     if options.max_steps is not None or options.max_seconds is not None:
         # One given alone replaces the config's whole budget.
         train |= {"max_steps": options.max_steps or 0, "max_seconds": options.max_seconds or 0.0}
     if options.checkpoint_every is not None:
         train |= {"checkpoint_every": options.checkpoint_every}
-    config = replace(config, train=replace(config.train, **train))
-    return parse_section(Config, to_json(_overridden(config, options.overrides)), "command line")
-
-
-def _read_config_file(path: Path) -> Config:
-    if path.suffix == ".json":
-        from penn_jax.run import read_json
-
-        return parse_section(Config, read_json(path), path)
-    expected, remedy = "a Python file that sets config = Config(…)", "see configs/"
-    if not path.is_file():
-        raise InputError(path, "does not exist", expected, remedy)
-    try:
-        config = runpy.run_path(str(path)).get("config")
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # whatever the user's file raises is the user's to mend
-        raise InputError(path, f"{type(error).__name__}: {error}", expected, remedy) from error
-    if not isinstance(config, Config):
-        raise InputError(path, "sets no config", expected, remedy)
-    return parse_section(Config, to_json(config), path)
-
-
-def _overridden(config: Config, overrides: Sequence[str]) -> Config:
-    if not overrides:
-        return config
-    import tyro
-
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(Config, default=config, args=overrides, prog="penn")
-    except SystemExit as stop:
-        # tyro draws a box; its first lines, up to a rule, are what is wrong.
-        lines = [line.strip("│ ") for line in said.getvalue().splitlines()[1:]]
-        wrong = " ".join(lines[: next((i for i, x in enumerate(lines) if set(x) <= {"─"}), 2)])
-        wrong = re.sub(r"\s+", " ", wrong)
-        names = ", ".join(f"--{field.name}.…" for field in fields(Config) if field.name != "name")
-        raise InputError("command line", wrong, names, "see penn_jax/config.py") from stop
+    return overridden(replace(config, train=replace(config.train, **train)), options.overrides)
 
 
 def _start_jax() -> None:

@@ -114,7 +114,7 @@ def choose_volume(
 
     Returns:
         Plain JSON types: ``smallest_component``, the smallest of the best volumes in mm³, 0 where
-        none gains 0.001; ``gain_ci95``, the paired 95 % bootstrap interval of its gain, None for
+        none gains 0.001; ``gain_ci95``, the paired 95 % interval of its gain, None for
         0, for a single case, and where dropping leaves a case without foreground in either mask,
         whose Dice is then undefined; ``volumes``, one entry a candidate: ``volume``, ``dice``,
         ``difference`` to dropping nothing and ``n``, the cases whose Dice is defined.
@@ -137,7 +137,7 @@ def choose_volume(
         chosen = 0
     interval = None
     if chosen and means[chosen]["n"] == means[0]["n"]:
-        interval = mean_over_cases(dice[chosen] - dice[0])["ci95"]
+        interval = mean_over_cases(dice[chosen] - dice[0], (-1.0, 1.0))["ci95"]
     return {
         "smallest_component": volumes[chosen],
         "gain_ci95": None if interval is None else list(interval),

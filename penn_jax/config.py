@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict, StringConstraints, TypeAdapter
 
 Positive = Annotated[int, Gt(0), Lt(2**31)]
 NonNegative = Annotated[int, Ge(0), Lt(2**31)]
@@ -154,6 +154,8 @@ class OptimConfig:
     """Decay of the bias-corrected weight average used at prediction; 0 uses the weights."""
     pretrained_rate: Fraction = 1.0
     """Share of the learning rate at which parts loaded by ``--init`` step."""
+    frozen: Fraction = 0.0
+    """Share of the run, from its start, in which parts loaded by ``--init`` do not step."""
     most_skipped: Positive = 20
     """This many steps in a row with a gradient that is not finite stop the run."""
 
@@ -165,6 +167,9 @@ class TrainConfig:
     __pydantic_config__ = _STRICT
 
     seed: NonNegative = 0
+    labelled: NonNegative = 0
+    """Labelled training cases that are used, drawn by the seed, fewer being a part of more; 0
+    uses all."""
     batch_size: Positive = 16
     """Global: shared by all devices and hosts."""
     max_steps: NonNegative = 1000
@@ -176,19 +181,33 @@ class TrainConfig:
     checkpoint_every: NonNegative = 500
     """Steps between checkpoints; one is always written at the end."""
     log_every: Positive = 20
+    initialise: Literal["encoder", "network"] = "network"
+    """What ``--init`` loads: the conv stages, or the deconvolution stages too; never a head."""
+    workers: NonNegative = 0
+    """Processes that cut patches; 0 cuts them in a thread beside the training step."""
     parallel: Literal["jit", "pmap"] = "jit"
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Self-supervision: the network restores blocks that were hidden."""
+    """Self-supervision: the network restores patches that were corrupted; 0 switches a part off."""
 
     __pydantic_config__ = _STRICT
 
     block: Positive = 16
-    """Side of a masked block, in voxels."""
+    """Side of a block, in voxels."""
     masked: Fraction = 0.4
-    """Share of the blocks that are masked."""
+    """Share of the blocks that are hidden."""
+    shuffled: Fraction = 0.0
+    """Share of the blocks whose voxels change places among themselves."""
+    curved: Fraction = 0.0
+    """Share of the patches whose intensities pass through a random monotone curve."""
+    inpainted: Fraction = 0.0
+    """Share of the patches in which a few boxes are replaced by noise."""
+    outpainted: Fraction = 0.0
+    """Share of the patches in which all but a few boxes is replaced by noise."""
+    noise: NonNegativeFloat = 0.0
+    """Standard deviation of Gaussian noise added everywhere, in those of the image."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +241,44 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train, of those that a study compares."""
+
+    __pydantic_config__ = _STRICT
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    """Also of its folder."""
+    config: Config
+    """Of the supervised run; its seed is the study's to set."""
+    description: str = ""
+    pretrain: Config | None = None
+    """Of a self-supervised run whose weights start it; arms with the same one share it."""
+    baseline: str | None = None
+    """The arm that this one is compared with, case by case."""
+    learning_rates: tuple[PositiveFloat, ...] = ()
+    """Tried first, with a seed and validation cases of their own; the best replaces the config's:
+    the one that reaches the target in the fewest steps, then the one of the highest Dice."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Arms × folds × seeds."""
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    title: str
+    arms: Annotated[tuple[Arm, ...], MinLen(1)]
+    seeds: Annotated[tuple[NonNegative, ...], MinLen(1)] = (0, 1, 2)
+    folds: Annotated[tuple[NonNegative, ...], MinLen(1)] = (0,)
+    target_dice: Fraction = 0.0
+    """Mean validation Dice to which steps and seconds are counted; 0 counts none. It is seen only
+    where the arms' ``train.validate_every`` looks."""
+    sweep_seed: NonNegative = 1000
+    """Of the runs that choose a learning rate."""
 
 
 Section = TypeVar("Section")

@@ -266,9 +266,11 @@ def _mean_distances(by_label: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def _means(cases: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Metric -> mean over cases with its interval."""
+    bounds = dict.fromkeys(METRICS, (0.0, 1.0))
+    bounds |= dict.fromkeys(SurfaceDistances._fields, (0.0, math.inf))
     return {
-        metric: mean_over_cases(np.array([case[metric] for case in cases]))
-        for metric in (*METRICS, *SurfaceDistances._fields)
+        metric: mean_over_cases(np.array([case[metric] for case in cases]), possible)
+        for metric, possible in bounds.items()
     }
 
 

@@ -74,7 +74,10 @@ def fit(
         lambda axis: build_step(build_objective(axis), optimiser, config.optim.average, axis),
         course.parallel,
     )
-    state = create_state(variables["params"], variables.get("batch_stats", {}), optimiser)
+    # Jitted: on an accelerator each operation of its own would be a compilation of its own.
+    state = jax.jit(lambda v: create_state(v["params"], v.get("batch_stats", {}), optimiser))(
+        variables
+    )
 
     with contextlib.ExitStack() as until_the_end:
         # ---- where a resumed run left off ------------------------------------------------------
@@ -90,7 +93,15 @@ def fit(
         log = until_the_end.enter_context(contextlib.closing(Log(out, step)))
         batches = until_the_end.enter_context(
             contextlib.closing(
-                stream(store, cases, config.patches, course.batch_size, course.seed, step)
+                stream(
+                    store,
+                    cases,
+                    config.patches,
+                    course.batch_size,
+                    course.seed,
+                    step,
+                    workers=course.workers,
+                )
             )
         )
         shown = until_the_end.enter_context(bar(config.name, progress))

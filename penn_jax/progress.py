@@ -48,3 +48,9 @@ def bar(title: str, enabled: bool = True) -> Iterator[Bar]:
 def warn(text: str) -> None:
     """Tell the user, in one line on stderr, of something that was wrong but could be helped."""
     print(f"penn: warning: {' '.join(text.split())}", file=sys.stderr, flush=True)
+
+
+def say(text: str, enabled: bool = True) -> None:
+    """Tell the user one line on stderr, unless a command is to be quiet."""
+    if enabled:
+        print(text, file=sys.stderr, flush=True)

@@ -18,7 +18,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
@@ -34,7 +34,7 @@ from penn_jax.model.network import Network, initialise
 from penn_jax.optim.checkpoint import read_model
 from penn_jax.progress import warn
 from penn_jax.settings import parse_section
-from penn_jax.types import InputError
+from penn_jax.types import BusyError, InputError
 
 _LOCK = ".lock"
 _PACKAGES = ("penn-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -96,7 +96,7 @@ def opened(out: Path, config: Config, card: ModelCard, resume: bool) -> Iterator
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        raise InputError(
+        raise BusyError(
             out, "another process is writing it", "a run of one process", "wait for it to end"
         ) from error
     try:
@@ -159,9 +159,17 @@ def read_card(run: Path) -> ModelCard:
     Raises:
         InputError: there is none, or it is damaged.
     """
-    source = run / "environment.json"
+    return check_card(read_json(run / "environment.json"), run / "environment.json")
+
+
+def check_card(values: Any, source: Path) -> ModelCard:
+    """The model card in JSON values read from a file.
+
+    Raises:
+        InputError: a key is missing, or of another type or range.
+    """
     try:
-        return _CARD.validate_python(read_json(source), strict=True)
+        return _CARD.validate_python(values, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -227,22 +235,20 @@ def _commit() -> str | None:
     return answer.stdout.strip() or None
 
 
-def load_model(run: Path) -> tuple[Config, ModelCard, dict[str, Any]]:
+def load_model(run: Path, newest: bool = False) -> tuple[Config, ModelCard, dict[str, Any]]:
     """The config, the model card and the variables of a run's best whole checkpoint.
+
+    Args:
+        run: the run directory.
+        newest: take the newest checkpoint instead, which no validation case has chosen.
 
     Raises:
         InputError: no run, no whole checkpoint, or one of another network: the first array that
             differs is named with both shapes.
     """
     config, card = read_config(run), read_card(run)
-    variables = read_model(run / "checkpoints", warn)
-    network = Network(config.model, output_channels(card, config))
-    expected = jax.eval_shape(
-        lambda: initialise(
-            network, jax.random.key(0), network_channels(card, config), card["dimensions"]
-        )
-    )
-    there, wanted = _shapes(variables), _shapes(expected)
+    variables = read_model(run / "checkpoints", warn, newest)
+    there, wanted = _shapes(variables), _shapes(expected_variables(config, card))
     for name in sorted(there.keys() | wanted.keys()):
         if there.get(name) != wanted.get(name):
             raise InputError(
@@ -254,46 +260,15 @@ def load_model(run: Path) -> tuple[Config, ModelCard, dict[str, Any]]:
     return config, card, variables
 
 
-def load_all_but_heads(run: Path, fresh: Mapping[str, Any]) -> dict[str, Any]:
-    """Start from another run's weights: all but the heads, whose classes may differ.
-
-    Args:
-        run: the run to load from.
-        fresh: newly drawn variables of the network to train.
-
-    Returns:
-        The variables with every part loaded but ``head_…``.
-
-    Raises:
-        InputError: a part is missing there or of another shape; the first one is named.
-    """
-    _, _, loaded = load_model(run)
-    leaves, _ = jax.tree_util.tree_flatten_with_path(loaded)
-    there = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-
-    def choose(path: tuple[Any, ...], leaf: Any) -> Any:
-        name = jax.tree_util.keystr(path)
-        if _is_head(path):
-            return leaf
-        if name not in there or there[name].shape != leaf.shape:
-            found = there[name].shape if name in there else "nothing"
-            raise InputError(
-                run, f"{name} is {found}", f"shape {leaf.shape}", "use the same --model options"
-            )
-        return there[name]
-
-    return jax.tree_util.tree_map_with_path(choose, dict(fresh))
-
-
-def all_but_heads(params: Any) -> Any:
-    """For each parameter whether :func:`load_all_but_heads` loads it."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: not _is_head(path), params)
+def expected_variables(config: Config, card: ModelCard) -> dict[str, Any]:
+    """Shapes and types of the variables of the network that a config describes."""
+    network = Network(config.model, output_channels(card, config))
+    channels = network_channels(card, config)
+    return jax.eval_shape(
+        lambda: initialise(network, jax.random.key(0), channels, card["dimensions"])
+    )
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): tuple(leaf.shape) for path, leaf in leaves}
-
-
-def _is_head(path: tuple[Any, ...]) -> bool:
-    return any(str(getattr(part, "key", "")).startswith("head_") for part in path)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from penn_jax.config import Config
+from penn_jax.config import Config, TrainConfig
 from penn_jax.data.store import Store
 from penn_jax.engine import bucketed
 from penn_jax.loop import Validate, fit
@@ -20,22 +21,22 @@ from penn_jax.model.network import Network, initialise
 from penn_jax.optim.step import Objective, Reduce
 from penn_jax.predict.case import most_likely
 from penn_jax.predict.dense import predict_frames, tile_grid
+from penn_jax.progress import say
 from penn_jax.report import metrics as scores
 from penn_jax.run import (
     ModelCard,
-    all_but_heads,
-    load_all_but_heads,
     network_channels,
     opened,
     output_channels,
 )
 from penn_jax.task import DROPOUT_DRAW, check_fit, model_card, tiling
+from penn_jax.transfer import load_parts, loaded_parts
 from penn_jax.types import InputError
 
 
 def train(
     config: Config,
-    data: Path,
+    data: Path | Store,
     out: Path,
     init: Path | None = None,
     resume: bool = False,
@@ -46,7 +47,7 @@ def train(
 
     Args:
         config: of the run.
-        data: folder of the prepared store.
+        data: the prepared store, or its folder.
         out: run directory.
         init: a run of ``penn pretrain`` (or ``train``) whose weights, all but the head, start this.
         resume: go on from the latest checkpoint of ``out``.
@@ -62,9 +63,10 @@ def train(
         DivergedError: too many gradients in a row were not finite.
         StoppedError: SIGTERM or Ctrl-C came; all is saved.
     """
-    store = Store(data)
+    store = data if isinstance(data, Store) else Store(data)
     check_fit(config, store)
     training, validation = labelled_cases(store, fold)
+    training = labelled_subset(training, config.train)
     card = model_card(store, fold, "segmentation", init)
     classes = output_channels(card, config)
     key = jax.random.key(config.train.seed)
@@ -72,9 +74,10 @@ def train(
     variables = initialise(network, key, network_channels(card, config), card["dimensions"])
     pretrained = None
     if init is not None:
-        pretrained = all_but_heads(variables["params"])
+        pretrained = loaded_parts(variables["params"], config.train.initialise)
         if not (resume and (out / "checkpoints").exists()):
-            variables = load_all_but_heads(init, variables)
+            variables, loaded = load_parts(init, variables, config.train.initialise)
+            say(loaded, progress)
     with opened(out, config, card, resume):
         return fit(
             config,
@@ -103,6 +106,29 @@ def labelled_cases(store: Store, fold: int) -> tuple[list[str], list[str]]:
     if not training:
         raise InputError(store.path, "no labelled training case", "at least one", "add labels")
     return training, validation
+
+
+def labelled_subset(cases: Sequence[str], course: TrainConfig) -> list[str]:
+    """The ``course.labelled`` cases that a run is allowed, all where that is 0.
+
+    Drawn by the seed from the names alone, so that fewer are always a part of more.
+
+    Raises:
+        InputError: there are not that many.
+    """
+    if course.labelled > len(cases):
+        raise InputError(
+            "--train.labelled",
+            f"{course.labelled}",
+            f"at most the {len(cases)} labelled training cases",
+            "lower it, or leave it out to use all",
+        )
+
+    def draw(name: str) -> bytes:
+        return hashlib.sha256(f"{course.seed} {name}".encode()).digest()
+
+    chosen = set(sorted(cases, key=draw)[: course.labelled or len(cases)])
+    return [name for name in cases if name in chosen]
 
 
 def segmentation_objective(network: Network, config: Config, key: jax.Array) -> Objective:
@@ -153,19 +179,10 @@ def validator(store: Store, cases: Sequence[str], config: Config, card: ModelCar
     Raises:
         InputError: the memory budget is too small for a case.
     """
-    plan, evaluate = tiling(config, card), bucketed(config.model, len(card["labels"]))
-    classes = [label for label in card["labels"].values() if label > 0]
-    for case in cases:  # a budget that is too small must not come to light after hours of training
-        tile_grid(store.frames_shape(case)[1:-1], plan)
+    count_all = case_counts(store, cases, config, card)
 
     def validate(variables: Mapping[str, Any]) -> dict[str, float]:
-        counts = []
-        for case in cases:
-            box = tuple(slice(0, size) for size in store.frames_shape(case)[:-1])
-            predicted = predict_frames(
-                lambda tiles: most_likely(evaluate(variables, tiles)), store.image(case, box), plan
-            )
-            counts.append(scores.confusion(predicted, store.labels(case, box), classes))
+        counts = list(count_all(variables).values())
         each = np.array([scores.case_metrics(count)["dice"] for count in counts])
         pooled = scores.pooled_metrics(scores.total(counts))
         mean = scores.mean_over_cases(each)["value"]
@@ -173,3 +190,29 @@ def validator(store: Store, cases: Sequence[str], config: Config, card: ModelCar
         return {k: float(v) for k, v in values.items() if v is not None and np.isfinite(v)}
 
     return validate
+
+
+def case_counts(
+    store: Store, cases: Sequence[str], config: Config, card: ModelCard
+) -> Callable[[Mapping[str, Any]], dict[str, scores.Confusion]]:
+    """Predicts whole cases and counts right and wrong voxels, on the prepared grid.
+
+    Returns:
+        From variables to the counts of each case, one for each foreground class.
+
+    Raises:
+        InputError: the memory budget is too small for a case.
+    """
+    plan, evaluate = tiling(config, card), bucketed(config.model, len(card["labels"]))
+    classes = [label for label in card["labels"].values() if label > 0]
+    for case in cases:  # a budget that is too small must not come to light after hours of training
+        tile_grid(store.frames_shape(case)[1:-1], plan)
+
+    def count(case: str, variables: Mapping[str, Any]) -> scores.Confusion:
+        box = tuple(slice(0, size) for size in store.frames_shape(case)[:-1])
+        predicted = predict_frames(
+            lambda tiles: most_likely(evaluate(variables, tiles)), store.image(case, box), plan
+        )
+        return scores.confusion(predicted, store.labels(case, box), classes)
+
+    return lambda variables: {case: count(case, variables) for case in cases}

@@ -58,7 +58,11 @@ class InputError(Exception):
 
     def __reduce__(self) -> tuple[type[InputError], tuple[object, str, str, str]]:
         # Exceptions are pickled by their message alone; worker processes raise this one too.
-        return InputError, (self.source, self.wrong, self.expected, self.remedy)
+        return type(self), (self.source, self.wrong, self.expected, self.remedy)
+
+
+class BusyError(InputError):
+    """Another process holds what this one would write."""
 
 
 class DivergedError(Exception):

@@ -16,13 +16,19 @@ PARTS = ("data", "model", "optim", "predict", "report", "export")
 BASE = {"penn_jax.config", "penn_jax.types"}
 COMMANDS = ("train.py", "pretrain.py", "segment.py", "evaluate.py")
 CONFINED = {
-    "nibabel": {"data/header.py", "data/volume.py"},
+    # penn_torch.py and penn_monai.py stand alone: they are copied into exports.
+    "nibabel": {
+        *("data/header.py", "data/volume.py"),
+        *("export/penn_torch.py", "export/penn_monai.py"),
+    },
     "grain": {"data/loader.py"},
     "tensorstore": {"data/store.py"},
     "orbax": {"optim/checkpoint.py"},
-    "tyro": {"cli.py"},
+    "tyro": {"config_file.py"},
     "tensorboardX": {"log.py"},
-    "torch": {"export/torch.py", "export/torch_network.py"},
+    "torch": {"export/torch.py", "export/penn_torch.py", "export/penn_monai.py"},
+    "monai": {"export/penn_monai.py"},
+    "safetensors": {"export/penn_torch.py", "export/weights.py"},
     "onnx": {"export/onnx.py"},
     "onnxruntime": {"export/onnx.py"},
 }

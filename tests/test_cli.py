@@ -96,7 +96,7 @@ def test_bad_spacing(capsys, tmp_path):
 
 
 def test_help_of_every_command_shows_an_example(capsys):
-    for command in ("demo", "prepare", "pretrain", "train", "predict", "evaluate"):
+    for command in ("demo", "prepare", "pretrain", "train", "predict", "evaluate", "report"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from penn_jax import run
@@ -126,17 +125,3 @@ def test_hash_depends_on_every_value_and_on_nothing_else():
 def test_not_a_run_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         run.load_model(tmp_path)
-
-
-def test_only_heads_are_left_out_of_an_initialisation(tmp_path, monkeypatch):
-    fresh = {"params": {"conv": {"kernel": np.zeros((2, 3))}, "head_0": {"kernel": np.zeros(4)}}}
-    other = {"params": {"conv": {"kernel": np.ones((2, 3))}, "head_0": {"kernel": np.ones(9)}}}
-    monkeypatch.setattr(run, "load_model", lambda _: (Config(), {}, other))
-    variables = run.load_all_but_heads(tmp_path, fresh)
-    pretrained = run.all_but_heads(fresh["params"])
-    np.testing.assert_array_equal(variables["params"]["conv"]["kernel"], np.ones((2, 3)))
-    np.testing.assert_array_equal(variables["params"]["head_0"]["kernel"], np.zeros(4))
-    assert pretrained == {"conv": {"kernel": True}, "head_0": {"kernel": False}}
-    other["params"]["conv"]["kernel"] = np.ones((2, 5))
-    with pytest.raises(InputError, match=r"conv.*\(2, 5\).*\(2, 3\)"):
-        run.load_all_but_heads(tmp_path, fresh)

@@ -12,16 +12,14 @@ from penn_jax.config import (
     ModelConfig,
     PatchConfig,
     PredictConfig,
-    PretrainConfig,
     TrainConfig,
 )
 from penn_jax.data.store import Store
 from penn_jax.engine import probability_forward
 from penn_jax.loop import budget_used
 from penn_jax.model.network import Network, initialise
-from penn_jax.pretrain import block_masks
 from penn_jax.task import check_fit
-from penn_jax.train import labelled_cases, validator
+from penn_jax.train import labelled_cases, labelled_subset, validator
 from penn_jax.types import InputError
 
 CONFIG = Config(
@@ -138,13 +136,15 @@ def test_mirrored_prediction_is_equivariant_to_flips():
     np.testing.assert_allclose(y, hand, atol=1e-6)
 
 
-def test_masked_blocks_follow_the_sample_and_have_the_asked_share():
-    keys = jax.random.split(jax.random.key(0), 64)
-    config = PretrainConfig(block=8, masked=0.4)
-    masks = np.array(block_masks(keys, (30, 40), config))
-    assert masks.shape == (64, 30, 40)
-    blocks = masks[:, :24].reshape(64, 3, 8, 5, 8)
-    assert (blocks.min(axis=(2, 4)) == blocks.max(axis=(2, 4))).all()
-    # 64 · 4 · 5 blocks: 0.4 ± 4 standard deviations of 0.0137.
-    assert masks[:, ::8, ::8].mean() == pytest.approx(0.4, abs=0.055)
-    np.testing.assert_array_equal(block_masks(keys[5:6], (30, 40), config)[0], masks[5])
+def test_labelled_subsets_are_nested_and_drawn_by_the_seed():
+    names = [f"case{i:02d}" for i in range(20)]
+    chosen = [set(labelled_subset(names, TrainConfig(seed=3, labelled=n))) for n in (2, 4, 8)]
+    assert [len(part) for part in chosen] == [2, 4, 8]
+    assert chosen[0] < chosen[1] < chosen[2]
+    assert chosen[1] != set(labelled_subset(names, TrainConfig(seed=4, labelled=4)))
+    assert labelled_subset(names, TrainConfig()) == names
+    # Whether others are there does not decide between two of them.
+    fewer = [name for name in names if name not in sorted(chosen[0])[:1]]
+    assert set(labelled_subset(fewer, TrainConfig(seed=3, labelled=3))) <= chosen[1]
+    with pytest.raises(InputError, match=r"--train.labelled: 21, expected at most the 20"):
+        labelled_subset(names, TrainConfig(labelled=21))

@@ -19,6 +19,8 @@ SPACING_TOLERANCE = 0.01
 
 PERCENTILES = (0.5, 99.5)
 BODY_THRESHOLD = 0.05
+LARGEST_INTENSITY, LEAST_CONTRAST = 1e30, 1e-30
+"""Between these, sums, differences and deviations neither overflow nor vanish in float32."""
 
 _PIECE = 1 << 16
 """Voxels normalised at once."""
@@ -271,12 +273,12 @@ def normalise(frames: Real[np.ndarray, "F *spatial C"]) -> Float32[np.ndarray, "
         y = clip(x, lo, hi),   body = {y > lo + 0.05 (hi - lo)},   z = (y - mean_body y) / sd_body y
 
     The body leaves out the air, whose share depends on the field of view. An image a x + b, a > 0,
-    gives the same result. Where hi = lo (nearly all voxels equal) the extremes take the place of
+    gives the same result. Where hi ≈ lo (nearly all voxels equal) the extremes take the place of
     the percentiles; where the body has no spread (a two-valued image) all voxels stand for it; a
     constant channel becomes 0.
 
     Args:
-        frames: (F, *spatial, C), any real type.
+        frames: (F, *spatial, C), any real type, none beyond ± ``LARGEST_INTENSITY``.
 
     Returns:
         float32 of the same shape.
@@ -288,9 +290,9 @@ def normalise(frames: Real[np.ndarray, "F *spatial C"]) -> Float32[np.ndarray, "
         scaled = result.reshape(-1, frames.shape[-1])[:, channel]
         ends = np.percentile(values.astype(np.float32, copy=False), PERCENTILES)
         low, high = np.float32(ends[0]), np.float32(ends[1])
-        if low == high:
+        if high - low < LEAST_CONTRAST:
             low, high = np.float32(values.min()), np.float32(values.max())
-        if low == high:
+        if high - low < LEAST_CONTRAST:
             scaled[...] = 0
             continue
         body = low + np.float32(BODY_THRESHOLD) * (high - low)

@@ -16,9 +16,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, Shaped, UInt8
-from scipy import ndimage
 
 from penn_jax.config import PatchConfig
+from penn_jax.data.interpolate import sample_linear, sample_nearest
 from penn_jax.types import IGNORE_LABEL
 
 
@@ -145,55 +145,15 @@ def cut_patch(
         np.arange(draw.frame - config.neighbours, draw.frame + config.neighbours + 1), 0, frames - 1
     )
     slab = reader.image(case, (slice(wanted[0], wanted[-1] + 1), *box))
-    slab = slab[wanted - wanted[0]]
-    planes = [
-        _resample(plane[..., channel], draw.matrix, origin, config.size, order=1)
-        for plane in slab
-        for channel in range(plane.shape[-1])
-    ]
+    # Slice by slice the channels: the order in which prediction stacks them too.
+    channels = np.concatenate(list(slab[wanted - wanted[0]]), axis=-1)
+    image = sample_linear(channels, draw.matrix, origin, config.size)
     if labelled:
         labels = reader.labels(case, (slice(draw.frame, draw.frame + 1), *box))[0]
-        label = _resample(labels, draw.matrix, origin, config.size, order=0)
+        label = sample_nearest(labels, draw.matrix, origin, config.size)
     else:
         label = np.full(config.size, IGNORE_LABEL, np.uint8)
-    return np.stack(planes, axis=-1), label
-
-
-def _resample(
-    array: Shaped[np.ndarray, "*box"],
-    matrix: Float64[np.ndarray, "n n"],
-    origin: Float64[np.ndarray, " n"],
-    size: Sequence[int],
-    order: int,
-) -> Shaped[np.ndarray, "*size"]:
-    """Sample ``array`` at ``origin + matrix @ o`` for every voxel o of ``size``."""
-    if np.array_equal(matrix, np.eye(len(size))) and np.array_equal(origin, np.round(origin)):
-        return _window(array, origin.astype(int).tolist(), size, edge=order == 1)
-    mode, outside = ("nearest", 0.0) if order == 1 else ("constant", IGNORE_LABEL)
-    return ndimage.affine_transform(
-        array,
-        matrix,
-        offset=origin.tolist(),
-        output_shape=tuple(size),
-        order=order,
-        mode=mode,
-        cval=outside,
-        prefilter=False,
-    )
-
-
-def _window(
-    array: Shaped[np.ndarray, "*box"], start: Sequence[int], size: Sequence[int], edge: bool
-) -> Shaped[np.ndarray, "*size"]:
-    """The voxels themselves: the case of no rotation, scaling or flip."""
-    pad = [
-        (max(0, -a), max(0, a + s - n)) for a, s, n in zip(start, size, array.shape, strict=True)
-    ]
-    inside = tuple(slice(max(0, a), a + s) for a, s in zip(start, size, strict=True))
-    window = array[inside]
-    if edge:
-        return np.pad(window, pad, mode="edge")
-    return np.pad(window, pad, mode="constant", constant_values=IGNORE_LABEL)
+    return image, label
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ CRC-32C, so that damage is an error and never a wrong number. Figures: ``docs/st
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import os
@@ -93,6 +94,12 @@ class Store:
                 self.path, f"no case {case!r}", "a case of the manifest", "see Store.cases"
             )
         return tuple(self.manifest["cases"][case]["frames_shape"])
+
+    def with_splits(self, splits: list[Split]) -> Store:
+        """The same cases under other splits, for choices that must not see the validation cases."""
+        other = copy.copy(self)
+        other.manifest = {**self.manifest, "splits": splits}
+        return other
 
     def split(self, fold: int) -> Split:
         """The names of the ``train`` and ``validation`` cases of one split.

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Real, UInt8
 from nibabel.arrayproxy import ArrayProxy
 
-from penn_jax.data.grid import FrameGrid, plan_frames
+from penn_jax.data.grid import LARGEST_INTENSITY, LEAST_CONTRAST, FrameGrid, plan_frames
 from penn_jax.data.header import (
     LARGEST_BYTES,
     Header,
@@ -127,8 +127,13 @@ def _read_channel(path: Path) -> Volume:
     if broken := array.size - np.count_nonzero(np.isfinite(array)):
         wrong = f"{broken} voxels are NaN, infinite or beyond float32"
         raise InputError(path, wrong, "finite intensities", "repair it or leave the case out")
-    if array.min() == array.max():
-        wrong = f"every voxel is {array.flat[0]:g}"
+    low, high = float(array.min()), float(array.max())
+    if max(-low, high) > LARGEST_INTENSITY:
+        wrong = f"intensities reach from {low:g} to {high:g}"
+        expected = f"none beyond ±{LARGEST_INTENSITY:g}"
+        raise InputError(path, wrong, expected, "check its scaling (scl_slope, scl_inter)")
+    if high - low < LEAST_CONTRAST:
+        wrong = f"every voxel is {low:g}" if low == high else f"voxels differ by {high - low:g}"
         raise InputError(path, wrong, "an image with contrast", "check how it was exported")
     return _volume(path, array, header)
 

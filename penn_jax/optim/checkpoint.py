@@ -142,7 +142,7 @@ class Checkpoints:
                 shutil.rmtree(path.rename(path.with_name(f"{step}{_PARTIAL}")))
 
 
-def read_model(folder: Path, warn: Warn) -> dict[str, Any]:
+def read_model(folder: Path, warn: Warn, newest: bool = False) -> dict[str, Any]:
     """The variables of the best whole checkpoint, as a tree of dictionaries of arrays.
 
     Nothing is written, so that a run may be read while it trains.
@@ -150,6 +150,7 @@ def read_model(folder: Path, warn: Warn) -> dict[str, Any]:
     Args:
         folder: ``<run>/checkpoints``.
         warn: told of each better checkpoint that is damaged.
+        newest: take the newest instead, which no validation case has chosen.
 
     Raises:
         InputError: there is no checkpoint, or none is whole.
@@ -157,7 +158,11 @@ def read_model(folder: Path, warn: Warn) -> dict[str, Any]:
     expected, remedy = "a finished checkpoint of penn train", "train first, or copy the run again"
     folder = folder.resolve()
     damaged: set[int] = set()
-    while steps := [step for step in _best_first(folder) if step not in damaged]:
+    while steps := [
+        step
+        for step in (sorted(_steps(folder), reverse=True) if newest else _best_first(folder))
+        if step not in damaged
+    ]:
         path = folder / str(steps[0])
         try:
             wrong = damage(path)

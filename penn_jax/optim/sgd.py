@@ -34,7 +34,7 @@ def build_optimiser(
         3. weight decay  g ← g + λw, kernels only
         4. momentum      m ← μm + g;  d = g + μm  (Nesterov) or d = m
         5. step          w ← w - η_t d, η_t = learning rate · ``relative_rate``
-        6. rates         pre-trained parts step at a share of η_t
+        6. rates         pre-trained parts step at a share of η_t, or at first not at all
         7. skip          nothing at all changes where the gradient is not finite
 
     With ``name="adamw"``, parts 3 and 4 are Adam's moments (β = 0.9, 0.999, ε = 1e-8) followed
@@ -59,7 +59,7 @@ def build_optimiser(
         optax.masked(optax.stateless(_centralise), kernels) if config.centralise else off,
         *_direction(config),
         _scale_by_progress(config),
-        optax.masked(optax.scale(config.pretrained_rate), pretrained) if pretrained else off,
+        optax.masked(_scale_pretrained(config), pretrained) if pretrained else off,
     )
     return optax.with_extra_args_support(optax.apply_if_finite(chain, _NEVER))
 
@@ -118,6 +118,20 @@ def _scale_by_progress(config: OptimConfig) -> optax.GradientTransformationExtra
         del params
         rate = config.learning_rate * relative_rate(extra["progress"], config)
         return jax.tree.map(lambda direction: -rate * direction, updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
+def _scale_pretrained(config: OptimConfig) -> optax.GradientTransformationExtraArgs:
+    """d ← 0 while they are frozen, then d ← share · d, by the keyword ``progress``."""
+
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra: ArrayLike
+    ) -> tuple[PyTree, Any]:
+        del params
+        frozen = jnp.asarray(extra["progress"], jnp.float32) < config.frozen
+        share = jnp.where(frozen, 0.0, config.pretrained_rate)
+        return jax.tree.map(lambda direction: share * direction, updates), state
 
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 

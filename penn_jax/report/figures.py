@@ -1,11 +1,11 @@
-"""Pictures of results: contours on slices, and curves of a run."""
+"""Pictures of results: contours on slices, restored patches, and curves of a run."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -24,6 +24,16 @@ Slice = tuple[
     UInt8[np.ndarray, "_ _"],
 ]
 """Title, image, reference labels where there are any, predicted labels; row 0 is drawn on top."""
+
+
+class Restoration(NamedTuple):
+    """One channel of a patch of pre-training; row 0 is drawn on top."""
+
+    title: str
+    original: Float[np.ndarray, "rows columns"]
+    corrupted: Float[np.ndarray, "rows columns"]
+    restored: Float[np.ndarray, "rows columns"]
+
 
 _BACKGROUND = "#0d1117"
 _TEXT = "#e6edf3"
@@ -61,8 +71,8 @@ def overlay(path: Path, slices: Sequence[Slice], labels: Mapping[int, str] | Non
         panel.set_axis_off()
     shown: set[int] = set()
     for panel, (title, image, reference, prediction) in zip(panels, slices, strict=False):
-        low, high = np.percentile(image, (1, 99.5))
-        panel.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6))
+        low, high = _window(image)
+        panel.imshow(image, cmap="gray", vmin=low, vmax=high)
         panel.set_title(title, color=_TEXT, fontsize=9)
         shown |= _contours(panel, prediction, "solid", 1.4)
         if reference is not None:
@@ -85,6 +95,43 @@ def overlay(path: Path, slices: Sequence[Slice], labels: Mapping[int, str] | Non
     _save(figure, path)
 
 
+def restoration_page(path: Path, rows: Sequence[Restoration]) -> None:
+    """Draw patches as they were, corrupted and restored, and the absolute error, side by side.
+
+    The first three share the original's grey window; the error is drawn from black, none, to
+    white, as large as that window is wide.
+
+    Args:
+        path: PNG file to write.
+        rows: one row of panels each.
+
+    Raises:
+        ValueError: no row.
+    """
+    if not rows:
+        raise ValueError("nothing to draw: no patch was given")
+    heads = ("original", "corrupted", "restored", "error")
+    heights = [_PANEL * row.original.shape[0] / row.original.shape[1] for row in rows]
+    figure = Figure(
+        figsize=(len(heads) * _PANEL, sum(heights) + 0.3),
+        facecolor=_BACKGROUND,
+        layout="constrained",
+    )
+    grid = figure.subplots(len(rows), len(heads), squeeze=False, height_ratios=heights)
+    for panels, row in zip(grid, rows, strict=True):
+        low, high = _window(row.original)
+        for panel, image in zip(panels, row[1:], strict=False):
+            panel.imshow(image, cmap="gray", vmin=low, vmax=high)
+        error = np.abs(row.restored - row.original)
+        panels[-1].imshow(error, cmap="gray", vmin=0.0, vmax=high - low)
+        panels[0].set_ylabel(row.title, color=_TEXT, fontsize=9)
+        for panel in panels:
+            panel.set(xticks=[], yticks=[], frame_on=False)
+    for panel, head in zip(grid[0], heads, strict=True):
+        panel.set_title(head, color=_TEXT, fontsize=9)
+    _save(figure, path)
+
+
 def learning_curves(path: Path, metrics_jsonl: Path) -> None:
     """Draw the loss and the validation Dice of a run against the step.
 
@@ -96,7 +143,7 @@ def learning_curves(path: Path, metrics_jsonl: Path) -> None:
     Raises:
         InputError: no such file, or nothing in it to draw.
     """
-    points = _read_points(metrics_jsonl)
+    points = read_log(metrics_jsonl)
     figure = Figure(figsize=(7, 3.6), facecolor=_BACKGROUND, layout="constrained")
     axes = figure.subplots()
     _dress(axes)
@@ -110,6 +157,12 @@ def learning_curves(path: Path, metrics_jsonl: Path) -> None:
     right.set_ylim(0, 1)
     right.plot(*_series(points, "dice"), color=_DICE, lw=1.2, marker="o", ms=3)
     _save(figure, path)
+
+
+def _window(image: Float[np.ndarray, "rows columns"]) -> tuple[float, float]:
+    """The grey values drawn black and white: bright specks do not darken the rest."""
+    low, high = np.percentile(image, (1, 99.5))
+    return float(low), float(max(high, low + 1e-6))
 
 
 def _colour(label: int) -> str:
@@ -140,8 +193,12 @@ def _contours(
     return found
 
 
-def _read_points(metrics_jsonl: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log; the last one may be half-written."""
+def read_log(metrics_jsonl: Path) -> list[dict[str, Any]]:
+    """The points of a run's log; the last line may be half-written.
+
+    Raises:
+        InputError: no such file, a damaged line, or nothing in it to draw.
+    """
     if not metrics_jsonl.is_file():
         raise InputError(metrics_jsonl, "no such file", "the log of a run", "check the path")
     lines = metrics_jsonl.read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""Precision, recall, accuracy, F1, IoU and Dice from confusion counts, with bootstrap intervals.
+"""Precision, recall, accuracy, F1, IoU and Dice from confusion counts, with 95 % intervals.
 
 Everything starts from counts of pixels, which add up over patches, slices and cases, so that a
 mean is taken once and never over uneven parts. Empty masks follow one rule, ``POLICY``.
@@ -7,6 +7,7 @@ mean is taken once and never over uneven parts. Empty masks follow one rule, ``P
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TypedDict
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from penn_jax.report.intervals import Interval, interval_over_cases
 from penn_jax.types import IGNORE_LABEL
 
 METRICS = ("precision", "recall", "accuracy", "f1", "iou", "dice")
@@ -27,16 +29,12 @@ POLICY = (
 )
 """The one rule for empty masks; ``docs/metrics.md`` gives the reasons."""
 
-RESAMPLES = 5_000
-_LEVELS = (2.5, 97.5)
-_BLOCK = 1 << 20  # values drawn at once: bounds the memory of the bootstrap at some 40 MB
-
 
 class Mean(TypedDict):
     """A mean over cases, its 95 % interval (None below two cases) and the number of cases."""
 
     value: float | None
-    ci95: tuple[float, float] | None
+    ci95: Interval | None
     n: int
 
 
@@ -183,61 +181,38 @@ def case_metrics(counts: Confusion) -> dict[str, float]:
 
 
 def mean_over_cases(
-    values: Float64[np.ndarray, " n"], resamples: int = RESAMPLES, seed: int = 0
+    values: Float64[np.ndarray, " n"],
+    bounds: Interval = (-math.inf, math.inf),
+    seed: int = 0,
 ) -> Mean:
-    """The mean of the defined values with its 95 % percentile bootstrap interval over cases.
+    """The mean of the defined values with its 95 % interval over cases.
 
     Args:
         values: one value a case, NaN where undefined.
-        resamples: draws of n cases with replacement.
+        bounds: the least and the greatest value possible; the interval of a few cases is cut there.
         seed: the interval is a function of the values and of this number.
-
-    References:
-        Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
     """
     defined = np.asarray(values, np.float64)
     defined = defined[~np.isnan(defined)]
     n = len(defined)
     if n == 0:
         return Mean(value=None, ci95=None, n=0)
-    sums = _resampled_sums(defined[:, None], resamples, seed)[:, 0]
-    return Mean(value=float(defined.mean()), ci95=_interval(sums / n, n), n=n)
+    (interval,) = interval_over_cases(defined[:, None], lambda sums: sums / n, bounds, seed)
+    return Mean(value=float(defined.mean()), ci95=interval, n=n)
 
 
-def pooled_intervals(
-    cases: Sequence[Confusion], resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, tuple[float, float] | None]:
-    """95 % percentile bootstrap intervals of the pooled metrics: cases are drawn, then pooled."""
+def pooled_intervals(cases: Sequence[Confusion], seed: int = 0) -> dict[str, Interval | None]:
+    """95 % intervals over cases of the pooled metrics: cases are drawn, then pooled."""
     rows = np.stack([case.summed().array()[:, 0] for case in cases]).astype(np.float64)
-    resampled = six_metrics(Confusion(*_resampled_sums(rows, resamples, seed).T))
-    return {name: _interval(values, len(cases)) for name, values in resampled.items()}
+
+    def pooled(sums: Float64[np.ndarray, "r 4"]) -> Float64[np.ndarray, "r 6"]:
+        values = six_metrics(Confusion(*sums.T))
+        return np.stack([values[name] for name in METRICS], axis=1)
+
+    intervals = interval_over_cases(rows, pooled, (0.0, 1.0), seed)
+    return dict(zip(METRICS, intervals, strict=True))
 
 
 def total(cases: Sequence[Confusion]) -> Confusion:
     """The counts of several cases added up."""
     return functools.reduce(operator.add, cases)
-
-
-def _resampled_sums(
-    rows: Float64[np.ndarray, "n d"], resamples: int, seed: int
-) -> Float64[np.ndarray, "r d"]:
-    """Sums over n rows drawn with replacement, ``resamples`` times."""
-    n, width = rows.shape
-    random = np.random.default_rng(seed)
-    sums = np.empty((resamples, width))
-    block = max(1, _BLOCK // n)
-    for start in range(0, resamples, block):
-        part = sums[start : start + block]
-        drawn = random.integers(0, n, size=(len(part), n))
-        for column in range(width):
-            part[:, column] = rows[:, column][drawn].sum(axis=1)
-    return sums
-
-
-def _interval(statistics: Float64[np.ndarray, " r"], n: int) -> tuple[float, float] | None:
-    """The 2.5 and 97.5 % quantiles; None where one case, or no defined value, says nothing."""
-    defined = statistics[~np.isnan(statistics)]
-    if n < 2 or len(defined) == 0:
-        return None
-    low, high = np.percentile(defined, _LEVELS)
-    return float(low), float(high)

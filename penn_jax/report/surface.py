@@ -61,7 +61,7 @@ def surface_distances(
 
 
 def _surface(mask: Bool[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
-    return mask & ~ndimage.binary_erosion(mask)
+    return np.logical_and(mask, np.logical_not(ndimage.binary_erosion(mask)))
 
 
 def _distances(

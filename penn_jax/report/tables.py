@@ -10,7 +10,7 @@ from rich.table import Table
 from penn_jax.report.metrics import METRICS
 from penn_jax.report.surface import SurfaceDistances
 
-_NAMES = {
+NAMES = {
     "precision": "Precision",
     "recall": "Recall",
     "accuracy": "Accuracy",
@@ -20,7 +20,7 @@ _NAMES = {
     "hd95": "HD95",
     "mean_surface_distance": "Mean distance",
 }
-_UNDEFINED = "–"
+UNDEFINED = "–"
 
 
 class Cells(NamedTuple):
@@ -44,7 +44,7 @@ def six_metric_table(result: Mapping[str, Any], title: str | None = None) -> Tab
 
 def six_metric_markdown(result: Mapping[str, Any]) -> str:
     """The table of ``six_metric_table`` as Markdown."""
-    return _markdown(_six_metric_cells(result))
+    return markdown(_six_metric_cells(result))
 
 
 def label_table(
@@ -62,22 +62,22 @@ def label_table(
 
 def label_markdown(result: Mapping[str, Any], names: Mapping[int, str] | None = None) -> str:
     """The table of ``label_table`` as Markdown."""
-    return _markdown(_label_cells(result, names or {}))
+    return markdown(_label_cells(result, names or {}))
 
 
 def _six_metric_cells(result: Mapping[str, Any]) -> Cells:
     header = ("Metric", "Pooled", "95 % interval", "Mean", "95 % interval", "Cases")
     rows = [
         (
-            f"{_NAMES[metric]} (%)",
-            _number(result["pooled"][metric], 100.0),
-            _range(result["pooled_ci95"][metric], 100.0),
+            f"{NAMES[metric]} (%)",
+            number(result["pooled"][metric], 100.0),
+            span(result["pooled_ci95"][metric], 100.0),
             *_mean(result["mean"][metric], 100.0),
         )
         for metric in METRICS
     ]
     rows += [
-        (f"{_NAMES[metric]} (mm)", _UNDEFINED, _UNDEFINED, *_mean(result["mean"][metric], 1.0))
+        (f"{NAMES[metric]} (mm)", UNDEFINED, UNDEFINED, *_mean(result["mean"][metric], 1.0))
         for metric in SurfaceDistances._fields
     ]
     return Cells(header, rows)
@@ -88,9 +88,9 @@ def _label_cells(result: Mapping[str, Any], names: Mapping[int, str]) -> Cells:
     rows = [
         (
             names.get(int(label), str(label)),
-            _number(values["pooled"]["dice"], 100.0),
+            number(values["pooled"]["dice"], 100.0),
             *_mean(values["mean"]["dice"], 100.0),
-            _number(values["mean"]["hd95"]["value"], 1.0),
+            number(values["mean"]["hd95"]["value"], 1.0),
         )
         for label, values in result["labels"].items()
     ]
@@ -98,17 +98,29 @@ def _label_cells(result: Mapping[str, Any], names: Mapping[int, str]) -> Cells:
 
 
 def _mean(mean: Mapping[str, Any], factor: float) -> tuple[str, str, str]:
-    return _number(mean["value"], factor), _range(mean["ci95"], factor), str(mean["n"])
+    return number(mean["value"], factor), span(mean["ci95"], factor), str(mean["n"])
 
 
-def _number(value: float | None, factor: float) -> str:
-    return _UNDEFINED if value is None else f"{value * factor:.{1 if factor > 1 else 2}f}"
+def number(value: float | None, factor: float) -> str:
+    """A share (factor 100, in %, one decimal) or a length (factor 1, two); a dash for None."""
+    return UNDEFINED if value is None else f"{value * factor:.{1 if factor > 1 else 2}f}"
 
 
-def _range(interval: Sequence[float] | None, factor: float) -> str:
+def span(interval: Sequence[float] | None, factor: float) -> str:
+    """The ends of an interval, each as :func:`number` writes it."""
     if interval is None:
-        return _UNDEFINED
-    return " to ".join(_number(end, factor) for end in interval)
+        return UNDEFINED
+    return " to ".join(number(end, factor) for end in interval)
+
+
+def points(value: float | None) -> str:
+    """A difference of two shares in percentage points, with its sign."""
+    return UNDEFINED if value is None else f"{value * 100.0:+.2f}"
+
+
+def points_span(interval: Sequence[float] | None) -> str:
+    """The ends of an interval of such a difference."""
+    return UNDEFINED if interval is None else " to ".join(points(end) for end in interval)
 
 
 def _rich(cells: Cells, title: str | None) -> Table:
@@ -120,6 +132,25 @@ def _rich(cells: Cells, title: str | None) -> Table:
     return table
 
 
-def _markdown(cells: Cells) -> str:
-    lines = [cells.header, ["---"] + ["---:"] * (len(cells.header) - 1), *cells.rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+def markdown(cells: Cells) -> str:
+    """The table in Markdown."""
+    rule = ["---"] + ["---:"] * (len(cells.header) - 1)
+    lines = [cells.header, rule, *cells.rows]
+    # A bar would end the cell it stands in.
+    safe = ([cell.replace("|", r"\|") for cell in line] for line in lines)
+    return "".join(f"| {' | '.join(line)} |\n" for line in safe)
+
+
+def machine(environment: Mapping[str, Any]) -> dict[str, str]:
+    """What ``environment.json`` says of versions and devices, as name and text.
+
+    Args:
+        environment: with ``versions``, ``python``, ``commit`` and ``devices``; each may be missing.
+    """
+    versions = {"Python": environment.get("python"), **environment.get("versions", {})}
+    known = [f"{name} {version}" for name, version in versions.items() if version]
+    return {
+        "Versions": ", ".join(known) or UNDEFINED,
+        "Commit": environment.get("commit") or UNDEFINED,
+        "Devices": ", ".join(environment.get("devices", [])) or UNDEFINED,
+    }

@@ -227,12 +227,14 @@ def test_sheared_axes_are_refused(file):
         (with_value(np.nan), "1 voxels are NaN, infinite"),
         (with_value(np.inf), "1 voxels are NaN, infinite"),
         (with_value(3).astype(np.float64) * 1e300, "beyond float32"),
+        (with_value(-2e38), "reach from -2e+38 to"),
         (no_contrast(), "every voxel is 3"),
+        (ramp(np.float32) * np.float32(1e-44), "voxels differ by 8"),
         (ramp(np.complex64), "its voxels are complex64"),
         (np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")]), "its voxels are RGB"),
         (np.stack([ramp()] * 2, axis=-1), r"its shape is (5, 6, 3, 2)"),
     ],
-    ids=["NaN", "Inf", "overflow", "constant", "complex", "RGB", "series"],
+    ids=["NaN", "Inf", "overflow", "huge", "constant", "denormal", "complex", "RGB", "series"],
 )
 def test_bad_voxels_are_refused(file, array, message):
     expect_refusal(read_image, [save(file, array)], message)

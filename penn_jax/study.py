@@ -1,0 +1,289 @@
+"""``penn study``: ways to train compared over seeds and folds; resumable, shared by processes.
+
+The folder of a study::
+
+    study.json         what was asked, and the hash of the data
+    pretraining/       runs of ``penn pretrain``, one for all arms that ask for the same
+    sweeps/<arm>/      runs that choose a learning rate
+    runs/<arm>/        the runs compared
+    table.json         what they say; the same as table.md, cases.csv and report.html
+
+Each run is a run directory with a ``result.json`` when it is done. A run is held by the process
+that writes it, so that any number of processes may work on one study.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from penn_jax.config import Arm, Config, Study, config_hash, to_json, write_json
+from penn_jax.data.leaks import kin
+from penn_jax.data.manifest import Split
+from penn_jax.data.store import Store
+from penn_jax.pretrain import pretrain
+from penn_jax.progress import say
+from penn_jax.report.metrics import Confusion, confusion
+from penn_jax.run import load_model, read_json
+from penn_jax.study_table import Run, mean_dice, time_to_target, validation_curve, write_table
+from penn_jax.train import case_counts, labelled_cases, train
+from penn_jax.types import BusyError, DivergedError, InputError
+
+_HELD_OUT = 4
+"""Of the training people one in so many is held out to choose a learning rate."""
+_WAIT = 5.0
+"""Seconds between looks at runs that other processes hold."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study."""
+
+    folder: Path
+    config: Config
+    fold: int
+    choosing: bool = False
+    """On a split inside the training cases."""
+    restores: bool = False
+    """Self-supervised."""
+    start: Job | None = None
+    """The run whose weights start this one."""
+
+    @property
+    def result(self) -> Path:
+        """The file that says it is done."""
+        return self.folder / "result.json"
+
+
+def study(
+    asked: Study, data: Path, out: Path, resume: bool = False, progress: bool = True
+) -> dict[str, Any]:
+    """Do what is left to do of a study, then write its table.
+
+    Args:
+        asked: the arms, seeds and folds.
+        data: folder of the prepared store.
+        out: folder of the study.
+        resume: go on with what is there; also how a further process joins in.
+        progress: say which runs are done, and show a progress line where stderr is a terminal.
+
+    Returns:
+        The table (``table.json``).
+
+    Raises:
+        InputError: config or data do not fit, or ``out`` holds something else.
+        DivergedError: a pre-training diverged; a supervised run that does counts as Dice 0.
+        StoppedError: SIGTERM or Ctrl-C came; all is saved.
+    """
+    store = Store(data)
+    for fold in asked.folds:
+        labelled_cases(store, fold)
+    _open(asked, store, out, resume)
+    inside = store.with_splits([inner_split(store, fold) for fold in range(max(asked.folds) + 1)])
+    while pending := [job for job in wanted(asked, out) if not job.result.exists()]:
+        for job in pending:
+            if (done := _attempt(job, inside if job.choosing else store, progress)) is not None:
+                say(f"{done.folder.relative_to(out)}: {_told(read_json(done.result))}", progress)
+                break
+        else:
+            time.sleep(_WAIT)
+    return _write(asked, store.manifest["data_hash"], out)
+
+
+def wanted(asked: Study, out: Path) -> Iterator[Job]:
+    """All runs that can be named by now: those of an arm with a sweep wait for its choice."""
+    for fold in asked.folds:
+        for arm in asked.arms:
+            yield from _sweep(arm, fold, asked, out)
+    for seed in asked.seeds:
+        for arm in asked.arms:
+            for fold in asked.folds:
+                if (job := _run(arm, fold, seed, asked, out)) is not None:
+                    yield job
+
+
+def chosen_rate(arm: Arm, fold: int, asked: Study, out: Path) -> float | None:
+    """The arm's learning rate; None while its sweep is not done."""
+    sweep = list(_sweep(arm, fold, asked, out))
+    if not sweep:
+        return arm.config.optim.learning_rate
+    if not all(job.result.exists() for job in sweep):
+        return None
+
+    def rank(job: Job) -> tuple[float, float]:
+        result = read_json(job.result)
+        reached = time_to_target(result, asked.target_dice)
+        return (reached[0] if reached else math.inf, -(mean_dice(result) or 0.0))
+
+    return min(sweep, key=rank).config.optim.learning_rate
+
+
+def inner_split(store: Store, fold: int) -> Split:
+    """A split of a fold's labelled training cases, kin together, to make choices on."""
+    training, _ = labelled_cases(store, fold)
+    kin_of = kin(store.manifest["cases"])
+    held_out = set(sorted({kin_of[name] for name in training})[_HELD_OUT - 1 :: _HELD_OUT])
+    return Split(
+        train=[name for name in store.split(fold)["train"] if kin_of[name] not in held_out],
+        validation=[name for name in training if kin_of[name] in held_out],
+    )
+
+
+# ---- which runs --------------------------------------------------------------------------------
+
+
+def _run(arm: Arm, fold: int, seed: int, asked: Study, out: Path) -> Job | None:
+    """A run that is compared; None while the arm's learning rate is not chosen."""
+    if (rate := chosen_rate(arm, fold, asked, out)) is None:
+        return None
+    folder = out / "runs" / arm.name / f"fold{fold}-seed{seed}"
+    start = _pretraining(arm, fold, seed, False, out)
+    return Job(folder, _supervised(arm, seed, rate), fold, start=start)
+
+
+def _sweep(arm: Arm, fold: int, asked: Study, out: Path) -> Iterator[Job]:
+    for rate in arm.learning_rates:
+        yield Job(
+            out / "sweeps" / arm.name / f"fold{fold}-rate{rate:g}",
+            _supervised(arm, asked.sweep_seed, rate),
+            fold,
+            choosing=True,
+            start=_pretraining(arm, fold, asked.sweep_seed, True, out),
+        )
+
+
+def _supervised(arm: Arm, seed: int, rate: float) -> Config:
+    config = replace(arm.config, train=replace(arm.config.train, seed=seed))
+    return replace(config, optim=replace(config.optim, learning_rate=rate))
+
+
+def _pretraining(arm: Arm, fold: int, seed: int, choosing: bool, out: Path) -> Job | None:
+    if arm.pretrain is None:
+        return None
+    config = replace(arm.pretrain, train=replace(arm.pretrain.train, seed=seed))
+    name = f"{config.name}-{config_hash(config)[:8]}-fold{fold}{'-inner' if choosing else ''}"
+    return Job(out / "pretraining" / name, config, fold, choosing, restores=True)
+
+
+# ---- doing them --------------------------------------------------------------------------------
+
+
+def _open(asked: Study, store: Store, out: Path, resume: bool) -> None:
+    """Make the folder of a study, or check that the one there is the same study."""
+    record = {"study": to_json(asked), "data_hash": store.manifest["data_hash"]}
+    path = out / "study.json"
+    if path.exists():
+        if not resume:
+            raise InputError(
+                out, "holds a study", "a new folder", "add --resume, or choose another"
+            )
+        if read_json(path) != json.loads(json.dumps(record)):
+            raise InputError(
+                path,
+                "was written for another study or other data",
+                "the study of this command",
+                "resume with the same file and data, or choose another folder",
+            )
+        return
+    if out.exists() and any(out.iterdir()):
+        raise InputError(out, "is not empty and not a study", "a new folder", "choose another")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, record)
+
+
+def _attempt(job: Job, store: Store, progress: bool) -> Job | None:
+    """Do a run, or the one that must come before it; None where another process holds it."""
+    if job.start is not None and not job.start.result.exists():
+        return _attempt(job.start, store, progress)
+    try:
+        write_json(job.result, _do(job, store, progress))
+    except BusyError:
+        return None
+    jax.clear_caches()  # no two runs of a study need the same programs for sure
+    return job
+
+
+def _do(job: Job, store: Store, progress: bool) -> dict[str, Any]:
+    resume = (job.folder / "config.json").exists()
+    record = {"code": code_hash(), "config": to_json(job.config)}
+    if job.restores:
+        return record | pretrain(job.config, store, job.folder, resume, job.fold, progress)
+    start = job.start.folder if job.start else None
+    try:
+        made = train(job.config, store, job.folder, start, resume, job.fold, progress)
+    except DivergedError as error:
+        # It segments nothing, and counts as such.
+        made = {"diverged": str(error), "step": 0, "seconds": 0.0}
+        counts = empty_counts(store, job.fold)
+    else:
+        config, card, variables = load_model(job.folder, newest=True)
+        _, validation = labelled_cases(store, job.fold)
+        counts = case_counts(store, validation, config, card)(variables)
+    return record | {
+        **made,
+        "curve": validation_curve(job.folder / "metrics.jsonl"),
+        # (tp, fp, fn, tn), each of every foreground class.
+        "counts": {case: count.array().tolist() for case, count in counts.items()},
+    }
+
+
+def empty_counts(store: Store, fold: int) -> dict[str, Confusion]:
+    """The counts of masks without any foreground."""
+    _, validation = labelled_cases(store, fold)
+    classes = [label for label in store.manifest["labels"].values() if label > 0]
+    counts = {}
+    for case in validation:
+        labels = store.labels(case, tuple(slice(0, size) for size in store.frames_shape(case)[:-1]))
+        counts[case] = confusion(np.zeros_like(labels), labels, classes)
+    return counts
+
+
+def _write(asked: Study, data_hash: str, out: Path) -> dict[str, Any]:
+    """The table, when everything is done."""
+    runs: dict[str, list[Run]] = {}
+    pretraining: dict[str, list[dict[str, Any]]] = {}
+    sweeps: dict[str, list[dict[str, Any]]] = {}
+    for arm in asked.arms:
+        jobs = [
+            (seed, _run(arm, fold, seed, asked, out))
+            for fold in asked.folds
+            for seed in asked.seeds
+        ]
+        runs[arm.name] = [
+            Run(job.folder.relative_to(out).as_posix(), job.fold, seed, read_json(job.result))
+            for seed, job in jobs
+            if job is not None
+        ]
+        starts = {job.start.result for _, job in jobs if job is not None and job.start is not None}
+        pretraining[arm.name] = [read_json(path) for path in sorted(starts)]
+        sweeps[arm.name] = [
+            read_json(job.result) for fold in asked.folds for job in _sweep(arm, fold, asked, out)
+        ]
+    return write_table(asked, out, data_hash, runs, pretraining, sweeps)
+
+
+def _told(result: dict[str, Any]) -> str:
+    if "diverged" in result:
+        return "diverged, counts as Dice 0"
+    dice = f", Dice {mean_dice(result) or 0.0:.4f}" if "counts" in result else ""
+    return f"{result['step']} steps in {result['seconds']:.0f} s{dice}"
+
+
+@functools.cache  # of the code that runs, were its files to change meanwhile
+def code_hash() -> str:
+    """Sixteen hex digits of the SHA-256 of the package's source files."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]

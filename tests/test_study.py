@@ -1,0 +1,211 @@
+"""A study: which runs it makes, that it goes on where it stopped, and what its table says."""
+
+import json
+import math
+from dataclasses import replace
+
+import filelock
+import numpy as np
+import pytest
+from made_stores import write_manifest, write_store
+
+from penn_jax import study as module
+from penn_jax.config import Arm, Config, ModelConfig, PatchConfig, Study, TrainConfig
+from penn_jax.config_file import read_study_file
+from penn_jax.data.store import Store
+from penn_jax.report.metrics import confusion
+from penn_jax.run import read_card, read_config
+from penn_jax.study import Job, chosen_rate, empty_counts, inner_split, study, wanted
+from penn_jax.study_table import mean_dice, time_to_target
+from penn_jax.types import BusyError, InputError
+
+CONFIG = Config(
+    patches=PatchConfig(size=(16, 16)),
+    model=ModelConfig(stem=4, channels=(4,), blocks=1),
+    train=TrainConfig(
+        batch_size=4, max_steps=2, validate_every=1, checkpoint_every=1, log_every=1, labelled=2
+    ),
+)
+PRETRAINING = replace(CONFIG, name="masked", train=replace(CONFIG.train, labelled=0))
+STUDY = Study(
+    name="trial",
+    title="Trial",
+    arms=(
+        Arm("scratch", CONFIG, learning_rates=(0.01, 0.1)),
+        Arm("masked", CONFIG, pretrain=PRETRAINING, baseline="scratch"),
+    ),
+    seeds=(0, 1),
+    target_dice=0.01,
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    generator, cases = np.random.default_rng(0), {}
+    for name in "abcdefgh":
+        labels = np.zeros((2, 18, 20), np.uint8)
+        labels[:, 5:9, 5:9] = 1
+        image = (generator.normal(size=labels.shape) + labels)[..., None].astype(np.float32)
+        cases[name] = (image, None if name == "f" else labels)
+    split = {"train": list("abcdef"), "validation": list("gh")}
+    write_store(
+        folder,
+        cases,
+        splits=[split],
+    )
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name, record in manifest["cases"].items():
+        record |= {"subject": name, "fingerprint": f"{ord(name):064x}"}
+    write_manifest(folder, manifest)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(store, tmp_path_factory):
+    """A study that nothing interrupts."""
+    out = tmp_path_factory.mktemp("study") / "whole"
+    return out, study(STUDY, store, out, progress=False)
+
+
+def test_every_run_is_made_once_and_arms_share_pre_training(whole):
+    out, table = whole
+    made = sorted(path.parent.relative_to(out).as_posix() for path in out.rglob("result.json"))
+    runs = [f"runs/{arm}/fold0-seed{seed}" for arm in ("masked", "scratch") for seed in (0, 1)]
+    sweeps = ["sweeps/scratch/fold0-rate0.01", "sweeps/scratch/fold0-rate0.1"]
+    assert [name for name in made if not name.startswith("pretraining/")] == [*runs, *sweeps]
+    assert len(made) == len(runs) + len(sweeps) + 2  # pre-training once for each seed
+    for name in runs:
+        config, seed = read_config(out / name), int(name[-1])
+        assert config.train.seed == seed
+        start = read_card(out / name).get("init")
+        assert (start is not None) == ("masked" in name)
+        if start is not None:
+            assert read_config(out / start.removeprefix(f"{out}/")).train.seed == seed
+    assert {arm["name"]: len(arm["runs"]) for arm in table["arms"]} == {"scratch": 2, "masked": 2}
+
+
+def test_the_table_holds_what_the_runs_counted(whole):
+    out, table = whole
+    scratch, masked = table["arms"]
+    for arm in (scratch, masked):
+        for run in arm["runs"]:
+            counts = json.loads((out / run["folder"] / "result.json").read_text())["counts"]
+            assert set(run["cases"]) == {"g", "h"}
+            for case, dice in run["cases"].items():
+                tp, fp, fn, _ = np.array(counts[case])  # of three classes
+                there = tp + fp + fn > 0
+                by_class = 2 * tp[there] / (2 * tp + fp + fn)[there]
+                assert dice == pytest.approx(by_class.mean(), abs=1e-12)
+            assert [step for step, _, _ in run["curve"]] == [1, 2]
+            # The table scores the last weights, which were the last to be validated.
+            assert run["dice"] == pytest.approx(run["curve"][-1][2], abs=1e-6)
+    means = [np.mean([list(run["cases"].values()) for run in a["runs"]]) for a in (scratch, masked)]
+    assert masked["difference"]["value"] == pytest.approx(means[1] - means[0], abs=1e-12)
+    assert scratch["difference"] is None
+    assert masked["pretraining"]["steps"] == 2
+    assert scratch["learning_rate"] in (0.01, 0.1)
+    assert masked["learning_rate"] == CONFIG.optim.learning_rate
+    for name in ("table.json", "table.md", "cases.csv", "report.html"):
+        assert (out / name).stat().st_size > 200
+    assert json.loads((out / "table.json").read_text()) == json.loads(json.dumps(table))
+
+
+def test_a_study_that_was_interrupted_ends_with_the_same_hash(whole, store, tmp_path, monkeypatch):
+    _, table = whole
+    out, calls = tmp_path / "again", []
+
+    def interrupted(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) % 2:
+            raise KeyboardInterrupt
+        return trains(*arguments, **options)
+
+    trains = module.train
+    monkeypatch.setattr(module, "train", interrupted)
+    stops = 0
+    while not (out / "table.json").exists():
+        try:
+            again = study(STUDY, store, out, resume=out.exists(), progress=False)
+        except KeyboardInterrupt:
+            stops += 1
+    assert stops == 6  # before each of the supervised runs
+    assert again["hashes"] == table["hashes"]
+
+
+def test_another_study_or_no_study_is_not_gone_on_with(whole, store, tmp_path):
+    out, _ = whole
+    with pytest.raises(InputError, match=r"holds a study.*add --resume"):
+        study(STUDY, store, out, progress=False)
+    with pytest.raises(InputError, match="was written for another study"):
+        study(replace(STUDY, seeds=(0,)), store, out, resume=True, progress=False)
+    (tmp_path / "letters.txt").write_text("private")
+    with pytest.raises(InputError, match="is not empty and not a study"):
+        study(STUDY, store, tmp_path, progress=False)
+
+
+def test_a_run_that_another_process_holds_is_left_to_it(store, tmp_path):
+    job = Job(tmp_path / "run", CONFIG, 0)
+    job.folder.mkdir()
+    with filelock.FileLock(job.folder / ".lock"):
+        assert module._attempt(job, Store(store), False) is None
+        with pytest.raises(BusyError, match="another process is writing it"):
+            module.train(CONFIG, store, job.folder, progress=False)
+    assert not job.result.exists()
+
+
+def test_the_rate_that_reaches_the_target_first_is_chosen(tmp_path):
+    arm = replace(STUDY.arms[0], learning_rates=(0.1, 0.2, 0.3))
+    asked = replace(STUDY, arms=(arm,), target_dice=0.5)
+    sweep = list(wanted(asked, tmp_path))
+    assert [job.config.optim.learning_rate for job in sweep] == [0.1, 0.2, 0.3]
+    assert all(job.choosing and job.config.train.seed == asked.sweep_seed for job in sweep)
+    # (steps to the target, final Dice): never but highest; late; early.
+    for job, (reached, true_positive) in zip(sweep, [(None, 9), (40, 8), (20, 7)], strict=True):
+        assert chosen_rate(arm, 0, asked, tmp_path) is None
+        curve = [[10, 1.0, 0.1]] + ([] if reached is None else [[reached, 2.0, 0.5]])
+        job.folder.mkdir(parents=True)
+        counts = {"a": [[true_positive], [1], [1], [0]]}
+        job.result.write_text(json.dumps({"curve": curve, "counts": counts}))
+    assert chosen_rate(arm, 0, asked, tmp_path) == 0.3
+    assert chosen_rate(arm, 0, replace(asked, target_dice=0.0), tmp_path) == 0.1
+    assert time_to_target(json.loads(sweep[1].result.read_text()), 0.5) == (40, 2.0)
+
+
+def test_choices_are_made_on_training_cases_alone(store):
+    made = Store(store)
+    split = inner_split(made, 0)
+    # The fourth of a, b, c, d, e; f has no label and stays for pre-training.
+    assert split == {"train": list("abcef"), "validation": ["d"]}
+    inside = made.with_splits([split])
+    assert inside.split(0) == split
+    assert made.split(0)["validation"] == ["g", "h"]
+
+
+def test_a_run_that_diverged_counts_as_masks_without_foreground(store):
+    made = Store(store)
+    counts = empty_counts(made, 0)
+    labels = made.labels("g", (slice(0, 2), slice(0, 18), slice(0, 20)))
+    expected = confusion(np.zeros_like(labels), labels, [1, 2, 3])
+    np.testing.assert_array_equal(counts["g"].array(), expected.array())
+    result = {"counts": {name: count.array().tolist() for name, count in counts.items()}}
+    assert mean_dice(result) == 0.0
+    assert not math.isnan(mean_dice(result))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("study = 1", "sets no study"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("study = Study('n', 't', (Arm('a', C), Arm('a', C)))", "two arms are called a"),
+        ("study = Study('n', 't', (Arm('a', C, baseline='b'),))", "has the baseline b"),
+        ("study = Study('n', 't', (Arm('../a', C),))", "arms.0.name"),
+        ("study = Study('n', 't', (Arm('a', C),), seeds=(1, 1))", "expected each once"),
+    ],
+)
+def test_a_study_that_cannot_be_meant_is_refused(tmp_path, text, said):
+    path = tmp_path / "study.py"
+    path.write_text(f"from penn_jax.config import Arm, Config, Study\nC = Config()\n{text}\n")
+    with pytest.raises(InputError, match=said):
+        read_study_file(path)
