@@ -7,7 +7,7 @@
 The first compares. Each program runs in a process of its own, on the same processors: it reads each
 scan, prepares it by the project's own code, predicts, and writes the mask; ours by the function
 behind ``penn predict``, MONAI's in the loop that its users write. MONAI evaluates the weights as a
-PyTorch network (``export/torch_network.py``, evaluation and inference mode, channels last where
+PyTorch network (``export/penn_torch.py``, evaluation and inference mode, channels last where
 that is faster) in windows of the training patch's size, overlap 0.5, Gaussian weights, as many
 windows at once as the run's config has for us; slices go batch-wise, with their neighbours as
 channels. Models are loaded and warmed up before the clock starts; of the repeats the fastest
@@ -118,7 +118,7 @@ def monai(job: dict[str, Any]) -> tuple[str, Stopwatch, Predict]:
     import torch
     from monai.inferers.utils import sliding_window_inference
 
-    from penn_jax.export.torch_network import Network
+    from penn_jax.export.penn_torch import Network
 
     torch.set_num_threads(job["threads"])
     twin = Network(**job["twin"]["options"])
@@ -254,13 +254,12 @@ def make_job(options: argparse.Namespace, cases: dict[str, list[Path]]) -> dict[
 
 def export_twin(job: dict[str, Any], folder: Path) -> None:
     """Put the PyTorch network of the job's run into a folder, and where it is into the job."""
-    import torch
-
-    from penn_jax.export.torch import network_options, torch_state
+    from penn_jax.export.torch import checkpoint_bytes
+    from penn_jax.export.weights import network_options, torch_state
     from penn_jax.run import network_channels
 
     config, card, variables = load(job["run"])
-    torch.save(torch_state(variables), folder / "twin.pt")
+    (folder / "twin.pt").write_bytes(checkpoint_bytes(torch_state(variables)))
     channels = network_channels(card, config)
     job["twin"] = {
         "options": network_options(config.model, len(card["labels"]), channels, card["dimensions"]),

@@ -190,7 +190,7 @@ def _export(options: argparse.Namespace) -> None:
 
     _start_jax()
     export(options.model, options.to, options.out, options.fold, options.metrics)
-    print(f"{options.out}: {options.model} for {options.to}, see README.md there")
+    print(f"{options.out}: {options.model} for {options.to}; its model card says how to use it")
 
 
 def _import(options: argparse.Namespace) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from penn_jax.config import Config, ModelConfig, PredictConfig
+from penn_jax.export.folder import is_export
+from penn_jax.exported import load_export
 from penn_jax.model.fold import fold
 from penn_jax.model.network import Network, scores_within, total_stride
 from penn_jax.predict.dense import Forward, Tiling, bucket_size, flips
@@ -33,15 +35,24 @@ class Model:
     config: Config
     card: ModelCard
     variables: Mapping[str, Any]
+    """Empty where a program stands for them."""
+    program: bytes = b""
+    """Of an export to ``onnx`` or ``stablehlo``: the network with its weights."""
+    kind: Literal["weights", "onnx", "stablehlo"] = "weights"
 
 
 def load_models(folders: Sequence[Path]) -> list[Model]:
-    """Load models whose probabilities can be averaged.
+    """Load models whose probabilities can be averaged: runs, or exports of them.
 
     Raises:
         InputError: one cannot be loaded, or differs from the first in what it predicts or takes.
     """
-    models = [Model(folder, *load_model(folder)) for folder in folders]
+    models = [
+        Model(folder, *load_export(folder))
+        if is_export(folder)
+        else Model(folder, *load_model(folder))
+        for folder in folders
+    ]
     for model in models:
         if model.card["task"] != "segmentation":
             raise InputError(
@@ -101,10 +112,16 @@ def ensemble(
 
 
 def model_forward(model: Model, mirror: bool, engine: Engine = "auto") -> Forward:
-    """One model as a function from tiles to class probabilities, by the engine asked for."""
+    """One model as a function from tiles to class probabilities, by the engine asked for.
+
+    Raises:
+        InputError: the engine is not installed, or cannot evaluate an exported program.
+    """
     from penn_jax.export import onnx
 
     config, card = model.config, model.card
+    if model.kind != "weights":
+        return _program_forward(model, mirror, engine)
     if engine == "auto":
         # ONNX Runtime computes in float32: labels of a bfloat16 network would not be jax's.
         fits = jax.default_backend() == "cpu" and config.model.precision == "float32"
@@ -120,6 +137,19 @@ def model_forward(model: Model, mirror: bool, engine: Engine = "auto") -> Forwar
             mirror,
         )
     return probability_forward(config, classes, model.variables, mirror)
+
+
+def _program_forward(model: Model, mirror: bool, engine: Engine) -> Forward:
+    """An exported program in the one engine that it was made for."""
+    from penn_jax.export import onnx, stablehlo
+
+    own = "onnxruntime" if model.kind == "onnx" else "jax"
+    if engine not in ("auto", own):
+        raise InputError(
+            f"--engine {engine}", f"{model.path} is an export to {model.kind}", own, "leave it out"
+        )
+    forward = onnx.graph_forward if model.kind == "onnx" else stablehlo.stablehlo_forward
+    return forward(model.program, model.path, model.card["dimensions"], mirror)
 
 
 def probability_forward(

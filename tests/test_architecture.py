@@ -14,7 +14,7 @@ PACKAGE = Path(penn_jax.config.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PARTS = ("data", "model", "optim", "predict", "report", "export")
 BASE = {"penn_jax.config", "penn_jax.types"}
-COMMANDS = ("train.py", "pretrain.py", "segment.py", "evaluate.py")
+COMMANDS = ("train.py", "pretrain.py", "segment.py", "evaluate.py", "exporting.py")
 CONFINED = {
     # penn_torch.py and penn_monai.py stand alone: they are copied into exports.
     "nibabel": {

@@ -1,9 +1,10 @@
 """The network as an ONNX graph, and prediction with ONNX Runtime.
 
-The graph is written straight from the weights, not traced through PyTorch: the network is eight
-kinds of nodes, ``onnx`` is a twentieth of PyTorch's size, and a new process predicts without ever
-importing PyTorch. The graph is channels first, ONNX's only layout; batch and spatial sizes are
-free.
+The graph is written straight from the weights, not traced through PyTorch's exporter: the network
+is eight kinds of nodes; ``onnx`` is a twentieth of the size of torch and onnxscript, which the
+exporter needs; a new process predicts without ever importing PyTorch; and the graph has no shape
+that the exporter took for a constant, no folding that depends on its version. The graph is channels
+first, ONNX's only layout; batch and spatial sizes are free.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib.util
 import math
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from jaxtyping import Float32
 from penn_jax.config import ModelConfig
 from penn_jax.model.blocks import GROUP_CHANNELS, NORM_EPSILON
 from penn_jax.model.fold import fold
-from penn_jax.predict.dense import Forward, flips
+from penn_jax.predict.dense import Forward, over_mirrorings
 from penn_jax.types import InputError
 
 if TYPE_CHECKING:
@@ -57,13 +59,26 @@ def onnx_forward(
     Raises:
         InputError: ONNX Runtime is not installed.
     """
-    if not installed():
-        raise InputError(
-            "--engine onnxruntime",
-            "is not installed",
-            "the packages onnx and onnxruntime",
-            "pip install 'penn-jax[onnx]', or choose --engine jax",
-        )
+    check_installed("--engine onnxruntime", "choose --engine jax")
+    graph = to_onnx(variables, config, classes, channels, dimensions).SerializeToString()
+    return graph_forward(graph, Path("the network"), dimensions, mirror, threads)
+
+
+def graph_forward(
+    graph: bytes, source: Path, dimensions: int, mirror: bool, threads: int | None = None
+) -> Forward:
+    """A graph of :func:`to_onnx` in ONNX Runtime, from tiles to class probabilities.
+
+    Args:
+        graph: content of an ONNX file.
+        source: of the graph, for the messages.
+        dimensions: spatial axes of a tile.
+        mirror: as for :func:`onnx_forward`, like ``threads``.
+
+    Raises:
+        InputError: ONNX Runtime is not installed or cannot read the graph.
+    """
+    check_installed(source, "export the run in another format")
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()
@@ -73,24 +88,37 @@ def onnx_forward(
     options.inter_op_num_threads = 1
     # Waiting threads must not spin: meanwhile other scans are read and written on the same CPUs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    model = to_onnx(variables, config, classes, channels, dimensions).SerializeToString()
-    session = onnxruntime.InferenceSession(model, options, ["CPUExecutionProvider"])
-    mirrorings = [tuple((1 + np.flatnonzero(choice)).tolist()) for choice in flips(dimensions)]
-
-    def evaluate(tiles: np.ndarray, flip: tuple[int, ...]) -> np.ndarray:
-        image = np.ascontiguousarray(np.moveaxis(np.flip(tiles, flip), -1, 1))
-        found = np.asarray(session.run(["probabilities"], {"image": image})[0])
-        return np.flip(np.moveaxis(found, 1, -1), flip)
+    try:
+        session = onnxruntime.InferenceSession(graph, options, ["CPUExecutionProvider"])
+    except Exception as error:  # of kinds that ONNX Runtime does not document
+        raise InputError(
+            source,
+            f"cannot be read ({type(error).__name__})",
+            f"a graph that ONNX Runtime {onnxruntime.__version__} reads",
+            "install a newer onnxruntime, or export it again",
+        ) from error
 
     def forward(tiles: Float32[np.ndarray, "B *tile C"]) -> Float32[np.ndarray, "B *tile K"]:
-        total = evaluate(tiles, ())
-        if not mirror:
-            return total
-        for flip in mirrorings[1:]:  # one by one: no more than two are ever held
-            total = total + evaluate(tiles, flip)
-        return total / np.float32(len(mirrorings))
+        image = np.ascontiguousarray(np.moveaxis(tiles, -1, 1))
+        found = np.asarray(session.run(["probabilities"], {"image": image})[0])
+        return np.moveaxis(found, 1, -1)
 
-    return forward
+    return over_mirrorings(forward, dimensions, mirror)
+
+
+def check_installed(source: object, otherwise: str) -> None:
+    """Make sure that the optional packages of this engine are there.
+
+    Raises:
+        InputError: they are not.
+    """
+    if not installed():
+        raise InputError(
+            source,
+            "onnxruntime is not installed",
+            "the packages onnx and onnxruntime",
+            f"pip install 'penn-jax[onnx]', or {otherwise}",
+        )
 
 
 def installed() -> bool:

@@ -1,30 +1,19 @@
-"""Weights to the PyTorch twin of the network.
-
-====================  ================================  ===========================
-layer                 JAX                               PyTorch
-====================  ================================  ===========================
-convolution           kernel (*window, in, out)         weight (out, in, *window)
-deconvolution         kernel (*window, in, out)         weight (in, out, *window)
-normalisation         scale, bias                       weight, bias
-running statistics    mean, var                         running_mean, running_var
-====================  ================================  ===========================
-
-Names are otherwise those of the JAX tree, joined by dots, without the part ``batch`` or ``group``.
-"""
+"""What needs PyTorch itself: the network with its weights, and files that only PyTorch reads."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from flax.traverse_util import flatten_dict
 
 from penn_jax.config import ModelConfig
-from penn_jax.export.torch_network import Network
-
-_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+from penn_jax.export.penn_torch import Network
+from penn_jax.export.weights import network_options, torch_state
+from penn_jax.types import InputError
 
 
 def to_torch(
@@ -42,46 +31,40 @@ def to_torch(
         classes: K.
         channels: of the network's input, neighbouring slices included.
         dimensions: spatial axes.
-
-    Returns:
-        The twin: from (B, C, *spatial) to the finest scores (B, K, *spatial). Heads on coarser
-        grids, which deep supervision trains, are left out.
     """
     network = Network(**network_options(config, classes, channels, dimensions))
-    network.load_state_dict(torch_state(variables))
+    network.load_state_dict(_tensors(torch_state(variables)))
     return network.eval()
 
 
-def network_options(
-    config: ModelConfig, classes: int, channels: int, dimensions: int
-) -> dict[str, Any]:
-    """The arguments of the twin, as plain JSON types."""
-    return {
-        "inputs": channels,
-        "classes": classes,
-        "dimensions": dimensions,
-        "stem": config.stem,
-        "channels": list(config.channels),
-        "blocks": config.blocks,
-        "skip": config.skip,
-        "residual": config.residual,
-        "norm": config.norm,
-        "dropout": config.dropout,
-    }
+def checkpoint_bytes(state: Mapping[str, np.ndarray]) -> bytes:
+    """A state dict as the content of a ``.pt`` file."""
+    file = io.BytesIO()
+    torch.save(_tensors(state), file)
+    return file.getvalue()
 
 
-def torch_state(variables: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Parameters and running statistics by their names and in the layouts of PyTorch."""
-    state = {}
-    for collection in ("params", "batch_stats"):
-        for (layer, *inner, leaf), value in flatten_dict(variables.get(collection, {})).items():
-            if layer.startswith("head_") and layer != "head_0":
-                continue
-            parts = [layer, *(part for part in inner if part not in ("batch", "group"))]
-            array = np.asarray(value)
-            if leaf == "kernel":
-                deconvolution = layer.startswith(("expand_", "head_"))
-                array = np.moveaxis(array, (-2, -1) if deconvolution else (-1, -2), (0, 1))
-            name = ".".join([*parts, _NAMES.get(leaf, leaf)])
-            state[name] = torch.from_numpy(np.array(array, order="C"))
-    return state
+def read_checkpoint(content: bytes, source: Path) -> dict[str, np.ndarray]:
+    """The arrays of a ``.pt`` file, read without running any code in it.
+
+    Raises:
+        InputError: it is no state dict, or holds more than tensors.
+    """
+    expected, remedy = "a state dict of tensors", "save it with torch.save(network.state_dict(), …)"
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # PyTorch raises many kinds for what it cannot or will not read
+        wrong = f"cannot be read ({type(error).__name__})"
+        raise InputError(source, wrong, expected, remedy) from error
+    if not isinstance(state, dict):
+        raise InputError(source, f"holds a {type(state).__name__}", expected, remedy)
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise InputError(source, f"{name!r} is a {type(value).__name__}", expected, remedy)
+        if value.dtype == torch.bfloat16:  # which NumPy does not have
+            raise InputError(source, f"{name} is bfloat16", "float32", "save it as float32")
+    return {str(name): value.detach().numpy() for name, value in state.items()}
+
+
+def _tensors(state: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in state.items()}

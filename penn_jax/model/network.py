@@ -101,8 +101,8 @@ def total_stride(config: ModelConfig) -> int:
     return config.stem * 2 ** (len(config.channels) - 1)
 
 
-def check_size(spatial: tuple[int, ...], config: ModelConfig) -> None:
-    """Check that the coarsest grid divides the input.
+def check_size(spatial: tuple[Any, ...], config: ModelConfig) -> None:
+    """Check that the coarsest grid divides the input, whose sizes may be jax's symbols.
 
     Raises:
         ValueError: a size is not a multiple of :func:`total_stride`.

@@ -174,6 +174,29 @@ def flips(dimensions: int) -> Bool[np.ndarray, "choices axes"]:
     return np.array(list(product((False, True), repeat=dimensions)))
 
 
+def over_mirrorings(forward: Forward, dimensions: int, mirror: bool = True) -> Forward:
+    """The mean of a network's probabilities over the mirrorings along every set of axes.
+
+    One mirroring is evaluated after the other: no more than two are ever held.
+
+    Args:
+        forward: from tiles to class probabilities (B, *tile, K).
+        dimensions: spatial axes of a tile.
+        mirror: False gives ``forward`` itself.
+    """
+    if not mirror:
+        return forward
+    mirrorings = [tuple((1 + np.flatnonzero(choice)).tolist()) for choice in flips(dimensions)]
+
+    def mean(tiles: Float32[np.ndarray, "B *tile C"]) -> Float32[np.ndarray, "B *tile K"]:
+        total = forward(tiles)
+        for flip in mirrorings[1:]:
+            total = total + np.flip(forward(np.flip(tiles, flip)), flip)
+        return total / np.float32(len(mirrorings))
+
+    return mean
+
+
 def bucket_size(size: int, stride: int) -> int:
     """The next of a series of at most 4 sizes an octave, so that few shapes are compiled.
 

@@ -38,24 +38,38 @@ _MODES = {
 }
 
 
+def draw(network: Network, channels: int, dimensions: int, seed: int = 1) -> dict[str, Any]:
+    """Variables as after training: no scale is 1, no bias and no mean 0; nothing is compiled."""
+    size = (total_stride(network.config),) * dimensions
+    image = np.zeros((1, *size, channels), np.float32)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), image)
+    rng = np.random.default_rng(seed)
+
+    def drawn(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        values = rng.normal(size=leaf.shape).astype(np.float32)
+        name = path[-1].key
+        if name == "kernel":
+            return values / np.float32(np.sqrt(leaf.size / leaf.shape[-1]))
+        return 0.3 * values if name in ("bias", "mean") else np.exp(0.3 * values)
+
+    return jax.tree_util.tree_map_with_path(drawn, shapes)
+
+
+@pytest.fixture(scope="session")
+def drawn() -> Any:
+    """The function above, for the tests of this folder."""
+    return draw
+
+
 @pytest.fixture(scope="session", params=_MODES)
 def case(request: pytest.FixtureRequest) -> Case:
     dimensions, mode = _MODES[request.param]
     config = ModelConfig(**{"channels": (16, 24), **mode})
     classes, channels = 3, 2
-    network, rng = Network(config, classes), np.random.default_rng(1)
+    network = Network(config, classes)
     spatial = [total_stride(config) * part for part in (2, 3, 1)[:dimensions]]
-    image = rng.normal(size=(2, *spatial, channels)).astype(np.float32)
-
-    def draw(path: Any, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        """As after training: no scale is 1, no bias and no mean 0."""
-        drawn = rng.normal(size=leaf.shape).astype(np.float32)
-        name = path[-1].key
-        if name == "kernel":
-            return drawn / np.float32(np.sqrt(leaf.size / leaf.shape[-1]))
-        return 0.3 * drawn if name in ("bias", "mean") else np.exp(0.3 * drawn)
-
-    shapes = jax.eval_shape(network.init, jax.random.key(0), image)
-    variables = jax.tree_util.tree_map_with_path(draw, shapes)
+    shape = (2, *spatial, channels)
+    image = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    variables = draw(network, channels, dimensions)
     logits = np.asarray(jax.jit(network.apply)(variables, image)[0])
     return Case(config, classes, channels, dimensions, variables, image, logits)

@@ -10,7 +10,7 @@ import pytest
 from penn_jax.config import ModelConfig
 from penn_jax.export import onnx as engine
 from penn_jax.export.onnx import onnx_forward, to_onnx
-from penn_jax.model.network import Network, initialise
+from penn_jax.model.network import Network
 from penn_jax.types import InputError
 
 
@@ -47,10 +47,10 @@ def test_engine_gives_probabilities_and_labels_of_jax(case):
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8, 1), (3, 12, 20, 1)], ids=str)
-def test_one_graph_for_any_batch_and_size_and_the_mean_over_mirrorings(shape):
+def test_one_graph_for_any_batch_and_size_and_the_mean_over_mirrorings(shape, drawn):
     config = ModelConfig(channels=(8, 12), blocks=1)
     network = Network(config, classes=2)
-    variables = initialise(network, jax.random.key(0), channels=1, dimensions=2)
+    variables = drawn(network, channels=1, dimensions=2)
     forward = onnx_forward(config, 2, 1, 2, variables, mirror=True)
     image = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     apply = jax.jit(network.apply)
@@ -66,9 +66,9 @@ def test_one_graph_for_any_batch_and_size_and_the_mean_over_mirrorings(shape):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-def test_mirroring_holds_the_sum_not_every_mirroring():
+def test_mirroring_holds_the_sum_not_every_mirroring(drawn):
     config = ModelConfig(stem=1, channels=(2,), blocks=1)
-    variables = initialise(Network(config, 8), jax.random.key(0), channels=1, dimensions=3)
+    variables = drawn(Network(config, 8), channels=1, dimensions=3)
     image = np.zeros((1, 64, 64, 64, 1), np.float32)
     forward = onnx_forward(config, 8, 1, 3, variables, mirror=True)
     tracemalloc.start()
@@ -81,5 +81,5 @@ def test_mirroring_holds_the_sum_not_every_mirroring():
 
 def test_a_missing_package_is_told_with_its_remedy(monkeypatch):
     monkeypatch.setattr(engine.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"onnxruntime: is not installed.*penn-jax\[onnx\]"):
+    with pytest.raises(InputError, match=r"onnxruntime is not installed.*penn-jax\[onnx\]"):
         onnx_forward(ModelConfig(), 2, 1, 2, {}, mirror=False)

@@ -1,0 +1,143 @@
+"""``penn export``: a trained network for other programs, in a folder that says all about itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from penn_jax.config import Config, to_json
+from penn_jax.engine import Model, load_models
+from penn_jax.export.card import check_evaluation, evaluation_scores, model_card
+from penn_jax.export.folder import FORMAT, write_export
+from penn_jax.export.weights import network_options, safetensors_bytes, torch_state
+from penn_jax.exported import IMPORTED, pytorch
+from penn_jax.model.fold import fold
+from penn_jax.predict.dense import WHOLE_FRAME
+from penn_jax.run import ModelCard, network_channels, read_json
+from penn_jax.task import tiling
+from penn_jax.types import InputError
+
+Format = Literal["torch", "onnx", "stablehlo", "monai"]
+
+_STANDALONE = Path(__file__).parent / "export" / "penn_torch.py"
+
+
+def export(
+    model: Path, to: Format, out: Path, folded: bool = False, metrics: Path | None = None
+) -> None:
+    """Write a trained network for other programs.
+
+    Args:
+        model: a run, or an export that holds weights.
+        to: ``torch``: safetensors and one file of PyTorch that goes from NIfTI to NIfTI;
+            ``onnx``: a graph; ``stablehlo``: a program for whatever runs XLA; ``monai``: a bundle.
+        out: new folder; written whole or not at all.
+        folded: fold batch normalisation into the convolutions; graph and program always are.
+        metrics: JSON file of ``penn evaluate``, for the model card.
+
+    Raises:
+        InputError: the model, the metrics or the folder cannot be used, or a package is missing.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(out, "is there already", "a new folder", "choose another")
+    (loaded,) = load_models([model])
+    if loaded.kind != "weights":
+        raise InputError(
+            model, f"is an export to {loaded.kind}", "a run, or an export to torch or monai",
+            "export the run",
+        )  # fmt: skip
+    evaluation = None
+    if metrics is not None:
+        evaluation = read_json(metrics)
+        check_evaluation(evaluation, metrics)
+    if folded:
+        variables, network = fold(loaded.variables, loaded.config.model)
+        config = dataclasses.replace(loaded.config, model=network)
+        loaded = dataclasses.replace(loaded, variables=variables, config=config)
+    content = {FORMAT: to, **description(loaded.config, loaded.card)}
+    scores = logged_scores(model)
+    text = model_card(content, to, evaluation, scores, (model / IMPORTED).exists())
+    weights = _weights(loaded, to)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        write_export(partial, content, weights)
+        if to == "monai":
+            from penn_jax.export.monai import write_bundle
+
+            write_bundle(partial, content, text, evaluation_scores(evaluation or {"mean": {}}))
+        else:
+            (partial / "README.md").write_text(text, encoding="utf-8")
+        if to == "torch":
+            shutil.copyfile(_STANDALONE, partial / _STANDALONE.name)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def description(config: Config, card: ModelCard) -> dict[str, Any]:
+    """What leads from a scan to its mask, and the run it came from, as plain JSON types."""
+    plan = tiling(config, card)
+    classes, channels = len(card["labels"]), network_channels(card, config)
+    return {
+        "network": network_options(config.model, classes, channels, card["dimensions"]),
+        "scan": {
+            "channels": card["channels"],
+            "dimensions": card["dimensions"],
+            "spacing": card["spacing"],
+        },
+        "evaluation": {
+            "neighbours": plan.neighbours,
+            "stride": plan.stride,
+            "halo": None if plan.halo == WHOLE_FRAME else plan.halo,
+            "most_voxels": plan.most_voxels,
+            "mirror": config.predict.mirror,
+        },
+        "mask": {
+            "labels": card["labels"],
+            "values": card["label_values"],
+            "smallest_component": config.predict.smallest_component,
+        },
+        "run": {"config": to_json(config), "card": dict(card)},
+    }
+
+
+def logged_scores(run: Path) -> Mapping[str, float] | None:
+    """The best validation in a run's log, by its mean Dice; None where there is none."""
+    best: dict[str, float] | None = None
+    try:
+        lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        for point in map(json.loads, lines):
+            dice = point.get("dice")
+            if dice is not None and (best is None or dice >= best["dice"]):
+                best = {"dice": dice, **_pooled(point)}
+    except (OSError, ValueError, AttributeError, TypeError):
+        pass  # a card without metrics says so
+    return best
+
+
+def _pooled(point: Mapping[str, Any]) -> dict[str, float]:
+    return {name: x for name, x in point.items() if name.startswith("pooled_") and x is not None}
+
+
+def _weights(model: Model, to: Format) -> bytes:
+    config, card = model.config, model.card
+    if to == "torch":
+        return safetensors_bytes(torch_state(model.variables))
+    if to == "monai":
+        return pytorch().checkpoint_bytes(torch_state(model.variables))
+    classes, channels = len(card["labels"]), network_channels(card, config)
+    network = (model.variables, config.model, classes, channels, card["dimensions"])
+    if to == "stablehlo":
+        from penn_jax.export.stablehlo import to_stablehlo
+
+        return to_stablehlo(*network)
+    from penn_jax.export.onnx import check_installed, to_onnx
+
+    check_installed("--to onnx", "export to torch or stablehlo")
+    return to_onnx(*network).SerializeToString()
