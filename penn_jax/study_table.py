@@ -16,6 +16,7 @@ import numpy as np
 from penn_jax.config import Arm, Study, config_hash, write_json
 from penn_jax.report import metrics as scores
 from penn_jax.report.comparison import Difference, compare_arms, holm
+from penn_jax.report.html import write_page
 from penn_jax.report.study_page import study_page
 from penn_jax.report.study_tables import study_csv, study_markdown
 from penn_jax.run import environment
@@ -86,7 +87,7 @@ def write_table(
         ("cases.csv", study_csv(table)),
         ("report.html", study_page(table)),
     ):
-        (out / name).write_text(text, encoding="utf-8")
+        write_page(out / name, text)
     return table
 
 
@@ -182,6 +183,7 @@ def _arm(
     results = [run.result for run in of_arm]
     targets = [time_to_target(result, asked.target_dice) for result in results]
     every = [count for result in results for count in _counts(result).values()]
+    pooled = scores.pooled_metrics(scores.total(every))
     means = {
         metric: scores.mean_over_cases(_by_seed(asked, of_arm, metric).mean(axis=0))
         for metric in scores.METRICS
@@ -191,7 +193,7 @@ def _arm(
         "description": arm.description,
         "baseline": arm.baseline,
         "dice": means["dice"],
-        "six": {"pooled": scores.pooled_metrics(scores.total(every)), "mean": means},
+        "six": {"pooled": {name: _or_none(v) for name, v in pooled.items()}, "mean": means},
         "learning_rate": results[0]["config"]["optim"]["learning_rate"],
         "runs": [
             {
@@ -199,10 +201,7 @@ def _arm(
                 "fold": run.fold,
                 "folder": run.folder,
                 "dice": mean_dice(run.result),
-                "cases": {
-                    name: None if math.isnan(dice) else dice
-                    for name, dice in case_dice(run.result).items()
-                },
+                "cases": {name: _or_none(v) for name, v in case_dice(run.result).items()},
                 "curve": run.result["curve"],
             }
             for run in of_arm
@@ -226,3 +225,7 @@ def _arm(
         if pretraining
         else None,
     }
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,7 +1,7 @@
 """Does pre-training pay with eighty labelled slices? The other training slices are unlabelled.
 
 penn prepare $PENN_DATA/tumour_t1gd prepared/tumour_t1gd
-penn study configs/studies/eighty_tumours.py --data prepared/tumour_t1gd --out studies/eighty_tumours
+penn study configs/studies/eighty_tumours.py --data prepared/tumour_t1gd --out studies/eighty
 
 Each seed draws its own eighty slices, the same for both arms. About 45 minutes.
 """

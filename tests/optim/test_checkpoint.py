@@ -76,6 +76,8 @@ def test_the_latest_two_and_the_best_are_kept_also_by_a_resumed_run(tmp_path):
     assert _open(tmp_path).latest() == 5
     model = read_model(tmp_path / "checkpoints", _refuse)
     assert model["params"]["layer"]["kernel"][0, 0] == 2.0
+    model = read_model(tmp_path / "checkpoints", _refuse, newest=True)
+    assert model["params"]["layer"]["kernel"][0, 0] == 5.0
 
 
 def test_without_a_score_the_newest_is_the_best(tmp_path):

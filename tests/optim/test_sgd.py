@@ -196,6 +196,20 @@ def test_pretrained_parts_step_at_the_fraction(name, fraction):
     same_bits(discriminative["encoder"], scaled)
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jitted"])
+def test_frozen_parts_wait_for_their_share_of_the_run(compiled):
+    """Until then not a bit of them changes; afterwards they step as they would have from there."""
+    config = dataclasses.replace(PLAIN, frozen=0.3, pretrained_rate=0.5)
+    settings = {"pretrained_encoder": True, "compiled": compiled}
+    before, _ = run(config, tree(0), [tree(1), tree(2)], progress=[0.1, 0.299], **settings)
+    same_bits(before["encoder"], tree(0)["encoder"])
+    never = dataclasses.replace(config, frozen=0.0)
+    unfrozen, _ = run(never, tree(0), [tree(1), tree(2)], progress=[0.1, 0.299], **settings)
+    same_bits(before["head"], unfrozen["head"])
+    after = one_step(config, tree(1), progress=[0.3], **settings)
+    same_bits(after["encoder"], one_step(never, tree(1), progress=[0.3], **settings)["encoder"])
+
+
 # The whole chain.
 
 
