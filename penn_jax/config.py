@@ -272,6 +272,8 @@ class Study:
     name: str
     title: str
     arms: Annotated[tuple[Arm, ...], MinLen(1)]
+    note: str = ""
+    """What a reader of the table must know."""
     seeds: Annotated[tuple[NonNegative, ...], MinLen(1)] = (0, 1, 2)
     folds: Annotated[tuple[NonNegative, ...], MinLen(1)] = (0,)
     target_dice: Fraction = 0.0

@@ -62,6 +62,7 @@ def write_table(
     table = {
         "name": asked.name,
         "title": asked.title,
+        "note": asked.note,
         "date": datetime.now(UTC).date().isoformat(),
         "target_dice": asked.target_dice or None,
         "seeds": list(asked.seeds),

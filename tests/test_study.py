@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import filelock
 import numpy as np
@@ -191,6 +192,20 @@ def test_a_run_that_diverged_counts_as_masks_without_foreground(store):
     result = {"counts": {name: count.array().tolist() for name, count in counts.items()}}
     assert mean_dice(result) == 0.0
     assert not math.isnan(mean_dice(result))
+
+
+def test_every_study_of_the_repository_reads_and_compares_arms():
+    files = sorted((Path(__file__).parents[1] / "configs" / "studies").glob("*.py"))
+    assert {path.stem for path in files} >= {"efficiency", "labels", "baselines", "paper"}
+    for path in files:
+        asked = read_study_file(path)
+        assert asked.name == path.stem
+        assert any(arm.baseline for arm in asked.arms)
+        # Arms that are compared see the same cases and patches.
+        by_name = {arm.name: arm.config for arm in asked.arms}
+        for arm in asked.arms:
+            other = by_name[arm.baseline or arm.name]
+            assert (arm.config.patches, arm.config.train) == (other.patches, other.train)
 
 
 @pytest.mark.parametrize(

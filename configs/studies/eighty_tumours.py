@@ -7,19 +7,15 @@ Each seed draws its own eighty slices, the same for both arms. About 45 minutes.
 """
 
 from dataclasses import replace
+from pathlib import Path
+from runpy import run_path
 
-from penn_jax.config import Arm, Config, ModelConfig, OptimConfig, PatchConfig, Study, TrainConfig
+from penn_jax.config import Arm, Study
 
-BASE = Config(
-    name="tumour_t1gd",
-    patches=PatchConfig(
-        size=(256, 256), rotation_degrees=30.0, scaling=1.3, stretch=1.1, flip=True
-    ),
-    model=ModelConfig(stem=4, channels=(32, 64, 128, 256)),
-    optim=OptimConfig(learning_rate=0.1, average=0.995),
-    train=TrainConfig(batch_size=4, max_steps=0, max_seconds=300.0, labelled=80),
-)
-MASKED = replace(BASE, name="masked", train=replace(BASE.train, labelled=0))
+CONFIG = run_path(str(Path(__file__).parents[1] / "tumour_t1gd.py"))["config"]
+SHORT = replace(CONFIG, train=replace(CONFIG.train, max_seconds=300.0))
+BASE = replace(SHORT, train=replace(SHORT.train, labelled=80))
+MASKED = replace(SHORT, name="masked")
 
 study = Study(
     name="eighty_tumours",

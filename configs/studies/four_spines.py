@@ -7,22 +7,14 @@ Each seed draws its own four spines, the same for both arms. About 45 minutes.
 """
 
 from dataclasses import replace
+from pathlib import Path
+from runpy import run_path
 
-from penn_jax.config import Arm, Config, ModelConfig, OptimConfig, PatchConfig, Study, TrainConfig
+from penn_jax.config import Arm, Study
 
-BASE = Config(
-    name="spine_t1",
-    patches=PatchConfig(size=(224, 224), neighbours=1),
-    model=ModelConfig(stem=4, channels=(48, 96, 192, 256)),
-    optim=OptimConfig(average=0.98),
-    train=TrainConfig(batch_size=8, max_steps=0, max_seconds=300.0, labelled=4),
-)
-MASKED = replace(
-    BASE,
-    name="masked",
-    optim=replace(BASE.optim, learning_rate=0.05),
-    train=replace(BASE.train, labelled=0),
-)
+CONFIG = run_path(str(Path(__file__).parents[1] / "spine_t1.py"))["config"]
+BASE = replace(CONFIG, train=replace(CONFIG.train, labelled=4))
+MASKED = replace(CONFIG, name="masked", optim=replace(CONFIG.optim, learning_rate=0.05))
 
 study = Study(
     name="four_spines",

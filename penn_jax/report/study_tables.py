@@ -2,7 +2,7 @@
 
 The table is plain JSON::
 
-    name, title, date, target_dice (or None), seeds, folds
+    name, title, note (may be missing), date, target_dice (or None), seeds, folds
     hashes      {definition, data, code, results}
     machine     what ``environment.json`` of a run says: versions, python, commit, devices
     command     what repeats the study
@@ -215,8 +215,9 @@ def run_cells(table: Mapping[str, Any]) -> Cells:
 
 def intervals_note(table: Mapping[str, Any]) -> str:
     """What was repeated, and what the intervals are over."""
+    note = f"{table['note']} " if table.get("note") else ""
     return (
-        f"{_counted(len(table['arms']), 'arm')}, {_counted(len(table['seeds']), 'seed')} and "
+        f"{note}{_counted(len(table['arms']), 'arm')}, {_counted(len(table['seeds']), 'seed')} and "
         f"{_counted(len(table['folds']), 'fold')}. Differences are paired case by case. Their "
         "first interval asks whether these trained networks would differ on other cases too, the "
         "second whether networks of other seeds would; p belongs to the second and is corrected "
