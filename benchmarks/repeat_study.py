@@ -3,9 +3,9 @@
     python benchmarks/repeat_study.py [--kills 6] [--seed 0]
 
 A small study on synthetic spines (an arm with a sweep of learning rates, one with pre-training, two
-seeds, budgets in steps) is done four times: twice from scratch; once killed by SIGKILL at random
-moments and resumed; once by two processes that share it. The four hashes of the results must be
-one. Exits 1 if one differs.
+seeds, budgets in steps) is done four times: twice from scratch; once killed by SIGKILL and resumed,
+first where a pre-trained run has begun and saved nothing, then at random moments; once by two
+processes that share it. The four hashes of the results must be one. Exits 1 if one differs.
 """
 
 from __future__ import annotations
@@ -53,6 +53,12 @@ def start(folder: Path, out: Path) -> subprocess.Popen:
     return subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
+def wait_for_first_steps(process: subprocess.Popen, run: Path) -> None:
+    """Until a run has begun: all that it has so far are the weights it starts from."""
+    while process.poll() is None and not (run / "checkpoints").exists():
+        time.sleep(0.001)
+
+
 def finish(process: subprocess.Popen) -> None:
     """Wait for its end."""
     _, said = process.communicate()
@@ -87,7 +93,10 @@ def main() -> int:
         out, kills = folder / "killed", 0
         while kills < options.kills:
             process = start(folder, out)
-            time.sleep(rng.uniform(0.1, 0.5) * seconds)
+            if kills:
+                time.sleep(rng.uniform(0.1, 0.5) * seconds)
+            else:
+                wait_for_first_steps(process, out / "runs" / "pre-trained" / "fold0-seed0")
             if process.poll() is not None:
                 break
             process.kill()

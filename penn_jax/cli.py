@@ -13,9 +13,11 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
+from penn_jax.completion import SHELLS
 from penn_jax.config import Config, PrepareConfig
 from penn_jax.settings import parse_section
 from penn_jax.types import DivergedError, InputError, StoppedError
@@ -33,6 +35,14 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_INPUT, f"penn: error: {self.prog}: {message}; see {self.prog} --help\n")
+
+
+class _Version(argparse.Action):
+    """Looks the version up when it is asked for: a source tree that is not installed has none."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        print(f"penn_jax {metadata.version('penn-jax')}")
+        parser.exit()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,12 +149,23 @@ def _train(options: argparse.Namespace) -> None:
         options.resume,
         options.fold,
         not options.quiet,
+        options.teacher,
     )
     dice = f", validation Dice {result['dice']:.4f}" if "dice" in result else ""
     print(
         f"{options.out}: {result['step']} steps in {result['seconds']:.0f} s of training "
         f"and {result['paused']:.0f} s of validation and checkpoints{dice}"
     )
+    if dice and not options.quiet:
+        _report_of_training(options)
+
+
+def _report_of_training(options: argparse.Namespace) -> None:
+    from penn_jax.run_report import try_report
+
+    page = try_report(options.out, options.data)
+    if page is not None:
+        print(f"{page}: its report")
 
 
 def _study(options: argparse.Namespace) -> None:
@@ -181,6 +202,8 @@ def _predict(options: argparse.Namespace) -> None:
         options.overwrite,
         options.engine,
         not options.quiet,
+        dicom_seg=options.dicom_seg,
+        uncertainty=options.uncertainty,
     )
     print(f"{options.out}: {len(written)} masks")
 
@@ -232,10 +255,43 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from penn_jax.predictions_report import holds_predictions, report_predictions
     from penn_jax.run_report import report
 
+    if holds_predictions(options.run):
+        print(report_predictions(options.run, options.out, not options.quiet))
+        return
+    if options.data is None:
+        raise InputError(
+            options.run,
+            "is no folder of penn predict, and no --data is given",
+            "masks with their predictions.json, or a run and its prepared store",
+            "check the path, or add --data",
+        )
     _start_jax()
     print(report(options.run, options.data, options.baseline, options.out, not options.quiet))
+
+
+def _view(options: argparse.Namespace) -> None:
+    from penn_jax.viewer import view
+
+    view(options.image, options.masks, options.port, options.open)
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    import json
+
+    from penn_jax.doctor import diagnose, tell
+
+    _start_jax()
+    found = diagnose()
+    print(json.dumps(found, indent=2) if options.json else tell(found))
+
+
+def _completion(options: argparse.Namespace) -> None:
+    from penn_jax.completion import script
+
+    print(script(_parser(), options.shell))
 
 
 # ---- options -----------------------------------------------------------------------------------
@@ -243,9 +299,18 @@ def _report(options: argparse.Namespace) -> None:
 
 def _parser() -> _Parser:
     parser = _Parser(prog="penn", description="Patch-based MRI segmentation in JAX.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.epilog = "example: penn demo --out demo"
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Any, text: str, example: str, takes_config: bool = False) -> Any:
+    def command(
+        name: str,
+        run: Any,
+        text: str,
+        example: str,
+        takes_config: bool = False,
+        progress: bool = True,
+    ) -> Any:
         sub = commands.add_parser(
             name,
             help=text,
@@ -254,7 +319,8 @@ def _parser() -> _Parser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         sub.set_defaults(command=run, takes_config=takes_config)
-        sub.add_argument("--quiet", action="store_true", help="no progress line")
+        if progress:
+            sub.add_argument("--quiet", action="store_true", help="no progress line")
         return sub
 
     sub = command("demo", _demo, "the whole path on synthetic spines", "penn demo --out demo")
@@ -292,6 +358,9 @@ def _parser() -> _Parser:
         sub.add_argument("--checkpoint-every", type=int, help="steps between checkpoints")
         if name == "train":
             sub.add_argument("--init", type=Path, help="run whose weights start this one")
+            sub.add_argument(
+                "--teacher", type=Path, help="run whose predictions stand for all labels"
+            )
 
     sub = command(
         "study",
@@ -315,9 +384,17 @@ def _parser() -> _Parser:
         nargs=1,
         help="a run or an export; further ones (folders with a config.json) are averaged with it",
     )
-    sub.add_argument("inputs", type=Path, nargs="+", help="scans, or folders of scans")
+    sub.add_argument(
+        "inputs", type=Path, nargs="+", help="scans, folders of scans, or of one DICOM series each"
+    )
     sub.add_argument("--out", type=Path, required=True, help="folder of the masks")
+    sub.add_argument(
+        "--dicom-seg", action="store_true", help="write a DICOM SEG beside each mask, too"
+    )
     sub.add_argument("--probabilities", action="store_true", help="write them too")
+    sub.add_argument(
+        "--uncertainty", action="store_true", help="write the entropy of each voxel beside the mask"
+    )
     sub.add_argument("--overwrite", action="store_true", help="replace masks that are there")
     sub.add_argument(
         "--mirror",
@@ -380,12 +457,45 @@ def _parser() -> _Parser:
     )
 
     sub = command(
-        "report", _report, "a run as one HTML page", "penn report runs/train --data prepared"
+        "report",
+        _report,
+        "a run, or a folder of masks, as one HTML page",
+        "penn report runs/train --data prepared; penn report masks",
     )
-    sub.add_argument("run", type=Path, help="run directory of penn train")
-    sub.add_argument("--data", type=Path, required=True, help="its prepared store")
+    sub.add_argument("run", type=Path, help="run directory of penn train, or a folder of masks")
+    sub.add_argument("--data", type=Path, help="the run's prepared store")
     sub.add_argument("--baseline", type=Path, help="another run on it, to compare with")
-    sub.add_argument("--out", type=Path, help="HTML file (default: report.html in the run)")
+    sub.add_argument("--out", type=Path, help="HTML file (default: report.html in the folder)")
+
+    sub = command(
+        "view",
+        _view,
+        "a scan and its masks in the browser",
+        "penn view scans/a_0000.nii.gz masks/a.nii.gz",
+        progress=False,
+    )
+    sub.add_argument("image", type=Path, help="scan, or a folder of one DICOM series")
+    sub.add_argument("masks", type=Path, nargs="+", help="masks, shown over it")
+    sub.add_argument("--port", type=int, default=0, help="to listen on (default: a free one)")
+    sub.add_argument("--open", action="store_true", help="open the page in the browser")
+
+    sub = command(
+        "doctor",
+        _doctor,
+        "what is installed, what is missing and what would install it",
+        "penn doctor --json",
+        progress=False,
+    )
+    sub.add_argument("--json", action="store_true", help="the same for programs")
+
+    sub = command(
+        "completion",
+        _completion,
+        "a script by which the shell completes this command line",
+        "penn completion bash > ~/.local/share/bash-completion/completions/penn",
+        progress=False,
+    )
+    sub.add_argument("shell", choices=SHELLS)
     return parser
 
 

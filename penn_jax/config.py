@@ -256,6 +256,9 @@ class Arm:
     description: str = ""
     pretrain: Config | None = None
     """Of a self-supervised run whose weights start it; arms with the same one share it."""
+    teacher: str | None = None
+    """The arm whose run of the same fold and seed labels the scans that ``pretrain`` sees, which
+    then is self-training; without, it restores corrupted patches."""
     baseline: str | None = None
     """The arm that this one is compared with, case by case."""
     learning_rates: tuple[PositiveFloat, ...] = ()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from penn_jax.config import Config, Section, Study, to_json
+from penn_jax.config import Arm, Config, Section, Study, to_json
 from penn_jax.run import read_json
 from penn_jax.settings import parse_section
 from penn_jax.types import InputError
@@ -37,17 +37,30 @@ def read_study_file(path: Path) -> Study:
     study = _run_file(path, "study", Study)
     names = [arm.name for arm in study.arms]
     for arm in study.arms:
-        others = [name for name in names if name != arm.name]
-        if len(others) != len(names) - 1:
+        if names.count(arm.name) > 1:
             raise InputError(path, f"two arms are called {arm.name}", "a name each", "rename one")
-        if arm.baseline is not None and arm.baseline not in others:
+        if arm.baseline is not None and arm.baseline not in {*names} - {arm.name}:
             raise InputError(
                 path, f"arm {arm.name} has the baseline {arm.baseline}", "another arm", "name one"
             )
+        if arm.teacher is not None:
+            _check_taught(path, arm, study)
     for part, values in (("seeds", study.seeds), ("folds", study.folds)):
         if len(set(values)) < len(values):
             raise InputError(path, f"{part} are {values}", "each once", "remove the repeated")
     return study
+
+
+def _check_taught(path: Path, arm: Arm, study: Study) -> None:
+    teacher = next((other for other in study.arms if other.name == arm.teacher), None)
+    wrong = None
+    if teacher is None or teacher.teacher is not None:
+        wrong = f"arm {arm.name} has the teacher {arm.teacher}"
+    elif arm.pretrain is None or arm.learning_rates:
+        wrong = f"arm {arm.name} has a teacher, but no pretrain or learning_rates too"
+    if wrong:
+        expected = "another arm without a teacher, a pretrain to be taught in, and no sweep"
+        raise InputError(path, wrong, expected, "correct the arm")
 
 
 def _run_file(path: Path, name: str, kind: type[Section]) -> Section:
@@ -55,7 +68,8 @@ def _run_file(path: Path, name: str, kind: type[Section]) -> Section:
     if not path.is_file():
         raise InputError(path, "does not exist", expected, remedy)
     try:
-        value = runpy.run_path(str(path)).get(name)
+        # Whole: a file finds its neighbours by its own path, from whichever folder it is given.
+        value = runpy.run_path(str(path.resolve())).get(name)
     except (Exception, SystemExit) as error:  # whatever the file raises is its writer's to mend
         raise InputError(path, f"{type(error).__name__}: {error}", expected, remedy) from error
     if not isinstance(value, kind):

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from penn_jax.config import Config, ModelConfig, PredictConfig
+from penn_jax.export import onnx, stablehlo
 from penn_jax.export.folder import is_export
 from penn_jax.exported import load_export
 from penn_jax.model.fold import fold
@@ -117,17 +118,11 @@ def model_forward(model: Model, mirror: bool, engine: Engine = "auto") -> Forwar
     Raises:
         InputError: the engine is not installed, or cannot evaluate an exported program.
     """
-    from penn_jax.export import onnx
-
     config, card = model.config, model.card
     if model.kind != "weights":
         return _program_forward(model, mirror, engine)
-    if engine == "auto":
-        # ONNX Runtime computes in float32: labels of a bfloat16 network would not be jax's.
-        fits = jax.default_backend() == "cpu" and config.model.precision == "float32"
-        engine = "onnxruntime" if fits and onnx.installed() else "jax"
     classes = len(card["labels"])
-    if engine == "onnxruntime":
+    if engine_of(model, engine) == "onnxruntime":
         return onnx.onnx_forward(
             config.model,
             classes,
@@ -139,11 +134,20 @@ def model_forward(model: Model, mirror: bool, engine: Engine = "auto") -> Forwar
     return probability_forward(config, classes, model.variables, mirror)
 
 
+def engine_of(model: Model, engine: Engine = "auto") -> Literal["jax", "onnxruntime"]:
+    """What ``auto`` stands for: ONNX Runtime on a CPU where it is installed, and jax elsewhere."""
+    if engine != "auto":
+        return engine
+    if model.kind != "weights":
+        return "onnxruntime" if model.kind == "onnx" else "jax"
+    # ONNX Runtime computes in float32: labels of a bfloat16 network would not be jax's.
+    fits = jax.default_backend() == "cpu" and model.config.model.precision == "float32"
+    return "onnxruntime" if fits and onnx.installed() else "jax"
+
+
 def _program_forward(model: Model, mirror: bool, engine: Engine) -> Forward:
     """An exported program in the one engine that it was made for."""
-    from penn_jax.export import onnx, stablehlo
-
-    own = "onnxruntime" if model.kind == "onnx" else "jax"
+    own = engine_of(model)
     if engine not in ("auto", own):
         raise InputError(
             f"--engine {engine}", f"{model.path} is an export to {model.kind}", own, "leave it out"

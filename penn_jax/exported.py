@@ -10,7 +10,14 @@ from typing import Any, Literal
 import numpy as np
 
 from penn_jax.config import Config, write_json
-from penn_jax.export.folder import CONFIG, FORMAT, is_export, read_config, read_weights
+from penn_jax.export.folder import (
+    CONFIG,
+    FORMAT,
+    is_export,
+    read_config,
+    read_weights,
+    whole_folder,
+)
 from penn_jax.export.weights import jax_variables, read_safetensors
 from penn_jax.optim.checkpoint import Checkpoints
 from penn_jax.progress import warn
@@ -47,13 +54,13 @@ def import_torch(folder: Path, out: Path, weights: Path | None = None) -> None:
 
     Args:
         folder: of an export to ``torch`` or ``monai``.
-        out: new run directory.
+        out: new run directory; written whole or not at all.
         weights: state dict to take in place of the folder's own: safetensors, or a ``.pt`` file,
             of which nothing but tensors is read.
 
     Raises:
         InputError: the folder or the weights cannot be used; an array that is missing, of another
-            shape or type, or of no layer is named. Or ``out`` holds something.
+            shape or type, or of no layer is named. Or ``out`` holds something already.
     """
     if not is_export(folder):
         raise InputError(
@@ -67,11 +74,11 @@ def import_torch(folder: Path, out: Path, weights: Path | None = None) -> None:
     path, read = read_weights(folder, content) if weights is None else (weights, _bytes(weights))
     variables = _variables(read, path, config, card)
     source = {"folder": str(folder), "weights": str(path)}
-    with opened(out, config, card, resume=False):
-        write_json(out / IMPORTED, {**source, "sha256": hashlib.sha256(read).hexdigest()})
+    with whole_folder(out) as run, opened(run, config, card, resume=False):
+        write_json(run / IMPORTED, {**source, "sha256": hashlib.sha256(read).hexdigest()})
         account = {"seconds": 0.0, "waited": 0.0, "places": "", "scores": {}}
         state = {"imported": np.ones((), np.int32)}
-        Checkpoints(out / "checkpoints", warn).save(0, variables, state, account, None)
+        Checkpoints(run / "checkpoints", warn).save(0, variables, state, account, None)
 
 
 def _described(folder: Path) -> tuple[dict[str, Any], Config, ModelCard]:

@@ -11,13 +11,16 @@ from typing import Any, Literal
 
 from penn_jax.config import Config, to_json
 from penn_jax.engine import Model, load_models
-from penn_jax.export.card import check_evaluation, evaluation_scores, model_card
-from penn_jax.export.folder import FORMAT, write_export
+from penn_jax.export.card import evaluation_scores, model_card, read_evaluation
+from penn_jax.export.folder import FORMAT, check_new, whole_folder, write_export
+from penn_jax.export.monai import write_bundle
+from penn_jax.export.onnx import check_installed, to_onnx
+from penn_jax.export.stablehlo import to_stablehlo
 from penn_jax.export.weights import network_options, safetensors_bytes, torch_state
 from penn_jax.exported import IMPORTED, pytorch
 from penn_jax.model.fold import fold
 from penn_jax.predict.dense import WHOLE_FRAME
-from penn_jax.run import ModelCard, network_channels, read_json
+from penn_jax.run import ModelCard, network_channels
 from penn_jax.task import tiling
 from penn_jax.types import InputError
 
@@ -42,18 +45,14 @@ def export(
     Raises:
         InputError: the model, the metrics or the folder cannot be used, or a package is missing.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise InputError(out, "is there already", "a new folder", "choose another")
+    check_new(out)  # before the work, not only after it
     (loaded,) = load_models([model])
     if loaded.kind != "weights":
         raise InputError(
             model, f"is an export to {loaded.kind}", "a run, or an export to torch or monai",
             "export the run",
         )  # fmt: skip
-    evaluation = None
-    if metrics is not None:
-        evaluation = read_json(metrics)
-        check_evaluation(evaluation, metrics)
+    evaluation = None if metrics is None else read_evaluation(metrics)
     if folded:
         variables, network = fold(loaded.variables, loaded.config.model)
         config = dataclasses.replace(loaded.config, model=network)
@@ -62,22 +61,14 @@ def export(
     scores = logged_scores(model)
     text = model_card(content, to, evaluation, scores, (model / IMPORTED).exists())
     weights = _weights(loaded, to)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        write_export(partial, content, weights)
+    with whole_folder(out) as folder:
+        write_export(folder, content, weights)
         if to == "monai":
-            from penn_jax.export.monai import write_bundle
-
-            write_bundle(partial, content, text, evaluation_scores(evaluation or {"mean": {}}))
+            write_bundle(folder, content, text, evaluation_scores(evaluation or {"mean": {}}))
         else:
-            (partial / "README.md").write_text(text, encoding="utf-8")
+            (folder / "README.md").write_text(text, encoding="utf-8")
         if to == "torch":
-            shutil.copyfile(_STANDALONE, partial / _STANDALONE.name)
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            shutil.copyfile(_STANDALONE, folder / _STANDALONE.name)
 
 
 def description(config: Config, card: ModelCard) -> dict[str, Any]:
@@ -134,10 +125,6 @@ def _weights(model: Model, to: Format) -> bytes:
     classes, channels = len(card["labels"]), network_channels(card, config)
     network = (model.variables, config.model, classes, channels, card["dimensions"])
     if to == "stablehlo":
-        from penn_jax.export.stablehlo import to_stablehlo
-
         return to_stablehlo(*network)
-    from penn_jax.export.onnx import check_installed, to_onnx
-
     check_installed("--to onnx", "export to torch or stablehlo")
     return to_onnx(*network).SerializeToString()

@@ -111,20 +111,23 @@ def fit(
         pending: deque[Mapping[str, jax.Array]] = deque()
         paused = 0.0
         begun, first_step, first_second = time.perf_counter() - seconds, step, seconds
-        while (used := budget_used(config.train, step, seconds)) < 1.0:
+        used = budget_used(course, step, seconds)
+        while used < 1.0:
             asked = time.perf_counter()
             batch: dict[str, Any] = dict(next(batches))
             waited += time.perf_counter() - asked
             # A chain: equal at a step only if every patch up to it was the same.
             places = _chained(places, batch.pop("place"))
-            progress_made = budget_used(config.train, step + 0.5, seconds)  # the step's middle
+            progress_made = budget_used(course, step + 0.5, seconds)  # the step's middle
             state, metrics = compiled.step(state, compiled.place(batch), np.float32(progress_made))
             step += 1
             pending.append(metrics)
             if len(pending) > _IN_FLIGHT:
                 jax.block_until_ready(pending.popleft())
             seconds = time.perf_counter() - begun - paused
-            done = budget_used(config.train, step, seconds) >= 1.0
+            # Not after the wait below: the step that ends the loop must know that it is the last.
+            used = budget_used(course, step, seconds)
+            done = used >= 1.0
             scored = validate is not None and (done or _is_due(step, course.validate_every))
             stopped = None if done else stop.signal
             saved = scored or done or stopped or _is_due(step, course.checkpoint_every)

@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from penn_jax.config import Config
-from penn_jax.data.leaks import listed, pretraining_pool
 from penn_jax.data.loader import stream
 from penn_jax.data.store import Store
 from penn_jax.loop import fit
@@ -24,7 +23,7 @@ from penn_jax.model.network import Network, initialise
 from penn_jax.optim.step import Objective, Reduce
 from penn_jax.report.figures import Restoration, restoration_page
 from penn_jax.run import load_model, network_channels, opened
-from penn_jax.task import DROPOUT_DRAW, check_fit, model_card
+from penn_jax.task import DROPOUT_DRAW, check_fit, model_card, pretraining_cases
 from penn_jax.types import InputError
 
 CORRUPTION_DRAW = DROPOUT_DRAW + 1
@@ -70,21 +69,6 @@ def pretrain(
         )
         draw_restorations(config, out, store, cases, key)
     return result
-
-
-def pretraining_cases(store: Store, fold: int) -> list[str]:
-    """The split's training cases and the unlabelled ones, of people no result is measured on.
-
-    Raises:
-        InputError: there are none.
-    """
-    cases, left_out = pretraining_pool(store.manifest["cases"], store.split(fold))
-    if not cases:
-        wrong = "no case to pre-train on"
-        if left_out:
-            wrong += f": {listed(left_out)} of the subjects of validation or test cases"
-        raise InputError(store.path, wrong, "at least one", "add scans")
-    return cases
 
 
 def restoration_objective(network: Network, config: Config, key: Key[Array, ""]) -> Objective:

@@ -30,6 +30,7 @@ from pydantic import AllowInfNan, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from penn_jax.config import Config, to_json, write_json
+from penn_jax.data.usual import Usual
 from penn_jax.model.network import Network, initialise
 from penn_jax.optim.checkpoint import read_model
 from penn_jax.progress import warn
@@ -58,6 +59,10 @@ class ModelCard(TypedDict):
     task: Literal["segmentation", "restoration"]
     init: NotRequired[str | None]
     """The run whose weights started this one."""
+    teacher: NotRequired[str]
+    """The run whose predictions this one was trained on, in place of labels."""
+    usual: NotRequired[Usual]
+    """What the training cases look like; runs of earlier versions do not say."""
 
 
 _CARD = TypeAdapter(ModelCard)
@@ -134,13 +139,15 @@ def _check_same(out: Path, config: Config, card: ModelCard, resume: bool) -> Non
         if before.get(name) != now[name]:
             warn(f"{out}: was begun with other {name}; the last digits may differ")
     there = read_card(out)
-    for name, value in card.items():
+    # What is usual follows from data and split, and runs of earlier versions do not say it.
+    for name in sorted({*card, "init", "teacher"} - {"usual"}):
+        value = card.get(name)
         if there.get(name) != value:
             raise InputError(
                 out / "environment.json",
                 f"the run was started with {name} = {there.get(name)!r}",
                 repr(value),
-                "resume with the same data, --fold and --init, or choose another folder",
+                "resume with the same data, --fold, --init and --teacher, or choose another folder",
             )
 
 

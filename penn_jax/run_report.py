@@ -18,7 +18,7 @@ from penn_jax.data.store import Store
 from penn_jax.engine import Model, ensemble, load_models
 from penn_jax.predict.case import most_likely
 from penn_jax.predict.dense import predict_blocks
-from penn_jax.progress import bar
+from penn_jax.progress import bar, warn
 from penn_jax.report.calibration import NOTHING, Reliability, reliability
 from penn_jax.report.failures import Traits, limits, measure_traits
 from penn_jax.report.figures import read_log
@@ -120,6 +120,15 @@ def report(
     )
     write_page(out, page)
     return out
+
+
+def try_report(run: Path, data: Path) -> Path | None:
+    """The page of a run that has just ended; what goes wrong is a warning, for the run is whole."""
+    try:
+        return report(run, data)
+    except Exception as error:  # whatever it is, the run must not fail for its page
+        warn(f"{run}: no report was written ({type(error).__name__}: {error})")
+        return None
 
 
 def _check_data(model: Model, store: Store) -> None:

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float64, UInt8
 
 from penn_jax.components import drop_small_components
 from penn_jax.config import PredictConfig, to_json
+from penn_jax.data.dicom_seg import write_segmentation
 from penn_jax.data.scans import find_scans
-from penn_jax.data.volume import Volume, read_geometry, write_mask, write_probabilities
-from penn_jax.engine import Engine, ensemble, load_models
+from penn_jax.data.volume import (
+    Volume,
+    read_geometry,
+    write_map,
+    write_mask,
+    write_probabilities,
+)
+from penn_jax.engine import Engine, engine_of, ensemble, load_models
 from penn_jax.predict.case import Case, predict_case, read_case
+from penn_jax.predict.room import room
+from penn_jax.predictions import Comparison, Origin, compare, describe, recorded
 from penn_jax.progress import bar
 from penn_jax.run import ModelCard
 from penn_jax.settings import parse_section
@@ -29,7 +35,8 @@ from penn_jax.types import InputError
 
 _READ_AHEAD = 1 << 25
 """Voxels of a scan that is read while the one before is predicted; larger ones wait their turn."""
-_MASK, _PROBABILITIES = ".nii.gz", "_probabilities.nii.gz"
+_MASK, _PROBABILITIES, _ENTROPY = ".nii.gz", "_probabilities.nii.gz", "_entropy.nii.gz"
+_SEGMENTATION = ".dcm"
 
 
 def predict(
@@ -40,8 +47,12 @@ def predict(
     overwrite: bool = False,
     engine: Engine = "auto",
     progress: bool = True,
+    dicom_seg: bool = False,
+    uncertainty: bool = False,
 ) -> list[Path]:
     """Write ``<case>.nii.gz`` for every scan: uint8, same shape, affine and geometry.
+
+    What can be told of the masks without a reference is added to ``predictions.json`` beside them.
 
     While a scan is predicted the next one is read, and the mask of the one before is cleaned and
     written; probabilities, which may exceed the memory, are written before the next scan. A scan
@@ -58,6 +69,8 @@ def predict(
         engine: what evaluates the network; ``auto`` is ONNX Runtime on a CPU where it is
             installed, and jax elsewhere.
         progress: show a progress line where stderr is a terminal.
+        dicom_seg: also write ``<case>.dcm``, a DICOM SEG; every scan must be a DICOM series.
+        uncertainty: also write ``<case>_entropy.nii.gz``, float32 (X, Y, Z) of 0 to 1.
 
     Returns:
         The masks written.
@@ -65,7 +78,7 @@ def predict(
     Raises:
         InputError: a model or a scan cannot be used. Masks already written stay; none is half
             written.
-        OSError: a file cannot be written; the disk has no room for the probabilities.
+        OSError: a file cannot be written; the disk has no room for the probabilities or entropy.
     """
     folders, inputs = _models_and_inputs(paths)
     models = load_models(folders)
@@ -74,27 +87,61 @@ def predict(
         PredictConfig, {**to_json(config.predict), **(changes or {})}, "command line"
     )
     cases = find_scans(inputs, len(card["channels"]))
-    _check_targets(cases, out, probabilities, overwrite)
+    more = {_PROBABILITIES: probabilities, _ENTROPY: uncertainty}
+    _check_targets(cases, out, [ending for ending, wanted in more.items() if wanted], overwrite)
+    if dicom_seg:
+        _check_segmentations(cases, out, overwrite)
     forward, plan = ensemble(models, settings, engine)
     made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
+    origin = Origin(
+        models=[str(folder) for folder in folders],
+        engine=", ".join(sorted({engine_of(model, engine) for model in models})),
+        mirror=settings.mirror,
+    )
 
     def start_writing(name: str, case: Case) -> Future[Path]:
-        with _probability_file(case, len(card["labels"]), out, probabilities) as likely:
-            mask = predict_case(case, forward, plan, likely)
+        shape = case.grid.native_shape
+        with (
+            room((*shape, len(card["labels"])), out, probabilities) as likely,
+            room(shape, out, uncertainty) as unsure,
+        ):
+            mask, sums = predict_case(case, forward, plan, likely, unsure)
             if likely is not None:
                 write_probabilities(_target(out, name, _PROBABILITIES), likely, case.scan)
-        return writer.submit(finish, _target(out, name, _MASK), mask, case.scan)
+            if unsure is not None:
+                write_map(_target(out, name, _ENTROPY), unsure, case.scan)
+        return writer.submit(finish, name, mask, sums, case.scan, compare(case, card))
 
-    def finish(path: Path, mask: UInt8[np.ndarray, "X Y Z"], scan: Volume) -> Path:
+    def finish(
+        name: str,
+        mask: UInt8[np.ndarray, "X Y Z"],
+        sums: Float64[np.ndarray, "3 foreground"],
+        scan: Volume,
+        unlike: Comparison,
+    ) -> Path:
+        path = _target(out, name, _MASK)
         drop_small_components(mask, scan.spacing, settings.smallest_component)
         write_mask(path, np.asarray(card["label_values"], np.uint8)[mask], scan)
+        found[name] = describe(mask, sums, scan.spacing, card, unlike, cases[name], origin)
+        if dicom_seg:
+            segments = sorted(card["labels"], key=card["labels"].__getitem__)[1:]
+            try:
+                write_segmentation(
+                    _target(out, name, _SEGMENTATION), mask, segments, scan.path, folders[0].name
+                )
+            except InputError as error:  # the mask is there, and the others go on
+                failed.append(error)
         return path
 
     written: list[Path] = []
     failed: list[InputError] = []
     behind: Future[Path] | None = None
-    with ThreadPoolExecutor(1) as writer, bar("predicting", progress) as shown:
+    with (
+        recorded(out) as found,
+        ThreadPoolExecutor(1) as writer,
+        bar("predicting", progress) as shown,
+    ):
         # Not through enumerate or zip, which keep their last tuple, and with it the scan.
         for name, case in _read_all(cases, card):
             done = len(written) + len(failed) + (behind is not None)
@@ -141,11 +188,12 @@ def _target(out: Path, name: str, ending: str) -> Path:
 
 
 def _check_targets(
-    cases: Mapping[str, Sequence[Path]], out: Path, probabilities: bool, overwrite: bool
+    cases: Mapping[str, Sequence[Path]], out: Path, more: Sequence[str], overwrite: bool
 ) -> None:
     scans = {path.resolve() for paths in cases.values() for path in paths}
-    endings = (_MASK, _PROBABILITIES) if probabilities else (_MASK,)
-    targets = [_target(out, name, ending) for name in cases for ending in endings]
+    if out.resolve() in scans:
+        raise InputError(out, "is the folder of the series", "another one", "set --out")
+    targets = [_target(out, name, ending) for name in cases for ending in (_MASK, *more)]
     twice = {target for target, count in Counter(targets).items() if count > 1}
     for target in targets:
         if target.resolve() in scans:
@@ -153,11 +201,28 @@ def _check_targets(
                 out, f"would overwrite the scan {target}", "another folder", "set --out"
             )
         if target in twice:
+            other = "entropy" if target.name.endswith(_ENTROPY) else "probabilities"
             raise InputError(
                 target,
-                "would be the mask of one scan and the probabilities of another",
+                f"would be the mask of one scan and the {other} of another",
                 "scans of other names",
                 "rename one, or predict them into folders of their own",
+            )
+        if target.exists() and not overwrite:
+            raise InputError(
+                target, "exists", "a new file", "add --overwrite or choose another --out"
+            )
+
+
+def _check_segmentations(cases: Mapping[str, Sequence[Path]], out: Path, overwrite: bool) -> None:
+    for name, (first, *_) in cases.items():
+        target = _target(out, name, _SEGMENTATION)
+        if not first.is_dir():
+            raise InputError(
+                first,
+                "is no DICOM series, whose slices a DICOM SEG refers to",
+                "folders of DICOM files",
+                "leave out --dicom-seg, or give the series it was made of",
             )
         if target.exists() and not overwrite:
             raise InputError(
@@ -196,30 +261,6 @@ def _is_small(paths: Sequence[Path]) -> bool:
         return math.prod(read_geometry(paths[0]).array.shape) * len(paths) <= _READ_AHEAD
     except InputError:
         return False  # told when its turn comes
-
-
-@contextmanager
-def _probability_file(
-    case: Case, classes: int, out: Path, wanted: bool
-) -> Iterator[Float32[np.ndarray, "X Y Z K"] | None]:
-    """Room for the probabilities of a whole scan: on disk, for they may exceed the memory.
-
-    Raises:
-        OSError: the disk has no room.
-    """
-    if not wanted:
-        yield None
-        return
-    with tempfile.TemporaryFile(dir=out) as file:
-        # In the order of a NIfTI file: the first axis fastest.
-        shape = (*case.grid.native_shape, classes)
-        if hasattr(os, "posix_fallocate"):
-            # A full disk would end a process that writes to a mapped file with holes, unheard.
-            try:
-                os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, str(out)) from error
-        yield np.memmap(file, np.float32, "w+", shape=shape, order="F")
 
 
 def _of_scan(error: InputError, scan: Path) -> InputError:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import filelock
 import jax
 import numpy as np
 
@@ -35,12 +35,23 @@ from penn_jax.pretrain import pretrain
 from penn_jax.progress import say
 from penn_jax.report.metrics import Confusion, confusion
 from penn_jax.run import load_model, read_json
-from penn_jax.study_table import Run, mean_dice, time_to_target, validation_curve, write_table
-from penn_jax.train import case_counts, labelled_cases, train
+from penn_jax.settings import parse_section
+from penn_jax.study_table import (
+    Run,
+    Tried,
+    mean_dice,
+    time_to_target,
+    validation_curve,
+    write_table,
+)
+from penn_jax.task import check_fit
+from penn_jax.train import case_counts, labelled_cases, labelled_subset, train
 from penn_jax.types import BusyError, DivergedError, InputError
 
 _HELD_OUT = 4
 """Of the training people one in so many is held out to choose a learning rate."""
+_LOCK = ".lock"
+"""Held where the folder is begun and where the table is written."""
 _WAIT = 5.0
 """Seconds between looks at runs that other processes hold."""
 
@@ -55,9 +66,11 @@ class Job:
     choosing: bool = False
     """On a split inside the training cases."""
     restores: bool = False
-    """Self-supervised."""
+    """Its task is to restore corrupted patches."""
     start: Job | None = None
     """The run whose weights start this one."""
+    teacher: Job | None = None
+    """The run whose predictions stand for labels."""
 
     @property
     def result(self) -> Path:
@@ -82,22 +95,22 @@ def study(
 
     Raises:
         InputError: config or data do not fit, or ``out`` holds something else.
-        DivergedError: a pre-training diverged; a supervised run that does counts as Dice 0.
         StoppedError: SIGTERM or Ctrl-C came; all is saved.
     """
     store = Store(data)
-    for fold in asked.folds:
-        labelled_cases(store, fold)
+    out = out.resolve()  # runs record where the weights are that start them
+    _check_fit(asked, store)
     _open(asked, store, out, resume)
-    inside = store.with_splits([inner_split(store, fold) for fold in range(max(asked.folds) + 1)])
     while pending := [job for job in wanted(asked, out) if not job.result.exists()]:
         for job in pending:
-            if (done := _attempt(job, inside if job.choosing else store, progress)) is not None:
+            seen = inner_store(store, job.fold) if job.choosing else store
+            if (done := _attempt(job, seen, progress)) is not None:
                 say(f"{done.folder.relative_to(out)}: {_told(read_json(done.result))}", progress)
                 break
         else:
             time.sleep(_WAIT)
-    return _write(asked, store.manifest["data_hash"], out)
+    with filelock.FileLock(out / _LOCK):
+        return _write(asked, store.manifest["data_hash"], out)
 
 
 def wanted(asked: Study, out: Path) -> Iterator[Job]:
@@ -128,27 +141,51 @@ def chosen_rate(arm: Arm, fold: int, asked: Study, out: Path) -> float | None:
     return min(sweep, key=rank).config.optim.learning_rate
 
 
-def inner_split(store: Store, fold: int) -> Split:
-    """A split of a fold's labelled training cases, kin together, to make choices on."""
+def inner_store(store: Store, fold: int) -> Store:
+    """The store with a split inside a fold's labelled training cases, to make choices on.
+
+    Every fourth of the training people is held out in place of the validation cases, which are
+    not seen at all.
+
+    Raises:
+        InputError: there are too few people to hold one out.
+    """
     training, _ = labelled_cases(store, fold)
     kin_of = kin(store.manifest["cases"])
     held_out = set(sorted({kin_of[name] for name in training})[_HELD_OUT - 1 :: _HELD_OUT])
-    return Split(
-        train=[name for name in store.split(fold)["train"] if kin_of[name] not in held_out],
+    if not held_out:
+        raise InputError(
+            store.path,
+            "too few training people to choose a learning rate on",
+            f"{_HELD_OUT} at least",
+            "leave learning_rates out of the study",
+        )
+    split, splits = store.split(fold), list(store.manifest["splits"])
+    splits[fold] = Split(
+        train=[name for name in split["train"] if kin_of[name] not in held_out],
         validation=[name for name in training if kin_of[name] in held_out],
     )
+    return store.with_splits(splits, unseen=split["validation"])
 
 
 # ---- which runs --------------------------------------------------------------------------------
 
 
 def _run(arm: Arm, fold: int, seed: int, asked: Study, out: Path) -> Job | None:
-    """A run that is compared; None while the arm's learning rate is not chosen."""
+    """A run that is compared; None while its learning rate, or its teacher's, is not chosen."""
     if (rate := chosen_rate(arm, fold, asked, out)) is None:
         return None
-    folder = out / "runs" / arm.name / f"fold{fold}-seed{seed}"
-    start = _pretraining(arm, fold, seed, False, out)
-    return Job(folder, _supervised(arm, seed, rate), fold, start=start)
+    teacher = None
+    if arm.teacher is not None:
+        taught_by = next(other for other in asked.arms if other.name == arm.teacher)
+        if (teacher := _run(taught_by, fold, seed, asked, out)) is None:
+            return None
+    return Job(
+        out / "runs" / arm.name / f"fold{fold}-seed{seed}",
+        _supervised(arm, seed, rate),
+        fold,
+        start=_pretraining(arm, fold, seed, out, teacher),
+    )
 
 
 def _sweep(arm: Arm, fold: int, asked: Study, out: Path) -> Iterator[Job]:
@@ -158,7 +195,7 @@ def _sweep(arm: Arm, fold: int, asked: Study, out: Path) -> Iterator[Job]:
             _supervised(arm, asked.sweep_seed, rate),
             fold,
             choosing=True,
-            start=_pretraining(arm, fold, asked.sweep_seed, True, out),
+            start=_pretraining(arm, fold, asked.sweep_seed, out, choosing=True),
         )
 
 
@@ -167,74 +204,115 @@ def _supervised(arm: Arm, seed: int, rate: float) -> Config:
     return replace(config, optim=replace(config.optim, learning_rate=rate))
 
 
-def _pretraining(arm: Arm, fold: int, seed: int, choosing: bool, out: Path) -> Job | None:
+def _pretraining(
+    arm: Arm,
+    fold: int,
+    seed: int,
+    out: Path,
+    teacher: Job | None = None,
+    choosing: bool = False,
+) -> Job | None:
     if arm.pretrain is None:
         return None
     config = replace(arm.pretrain, train=replace(arm.pretrain.train, seed=seed))
-    name = f"{config.name}-{config_hash(config)[:8]}-fold{fold}{'-inner' if choosing else ''}"
-    return Job(out / "pretraining" / name, config, fold, choosing, restores=True)
+    by = "" if arm.teacher is None else f"-by-{arm.teacher}"
+    inner = "-inner" if choosing else ""
+    folder = out / "pretraining" / f"{config.name}-{config_hash(config)[:8]}{by}-fold{fold}{inner}"
+    return Job(folder, config, fold, choosing, restores=teacher is None, teacher=teacher)
 
 
 # ---- doing them --------------------------------------------------------------------------------
+
+
+def _check_fit(asked: Study, store: Store) -> None:
+    """Tell before the first run what would stop a later one."""
+    for fold in asked.folds:
+        training, _ = labelled_cases(store, fold)
+        for arm in asked.arms:
+            check_fit(arm.config, store)
+            labelled_subset(training, arm.config.train)
+            if arm.pretrain is not None:
+                check_fit(arm.pretrain, store)
+            if arm.learning_rates:
+                inner_store(store, fold)
 
 
 def _open(asked: Study, store: Store, out: Path, resume: bool) -> None:
     """Make the folder of a study, or check that the one there is the same study."""
     record = {"study": to_json(asked), "data_hash": store.manifest["data_hash"]}
     path = out / "study.json"
-    if path.exists():
-        if not resume:
+    if out.exists() and not path.exists() and not all(_is_ours(there) for there in out.iterdir()):
+        raise InputError(out, "is not empty and not a study", "a new folder", "choose another")
+    out.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(out / _LOCK):
+        if not path.exists():
+            write_json(path, record)
+        elif not resume:
             raise InputError(
                 out, "holds a study", "a new folder", "add --resume, or choose another"
             )
-        if read_json(path) != json.loads(json.dumps(record)):
+        elif not _is_same(read_json(path), asked, store, path):
             raise InputError(
                 path,
                 "was written for another study or other data",
                 "the study of this command",
                 "resume with the same file and data, or choose another folder",
             )
-        return
-    if out.exists() and any(out.iterdir()):
-        raise InputError(out, "is not empty and not a study", "a new folder", "choose another")
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
+
+
+def _is_same(there: dict[str, Any], asked: Study, store: Store, path: Path) -> bool:
+    # As a study, not as text: a file of an earlier version may lack a value that has a default.
+    begun = parse_section(Study, there.get("study"), path)
+    return begun == asked and there.get("data_hash") == store.manifest["data_hash"]
+
+
+def _is_ours(path: Path) -> bool:
+    """What a study leaves that was killed, or that another process is about to write."""
+    return path.name in (_LOCK, "study.json", ".study.json.partial")
 
 
 def _attempt(job: Job, store: Store, progress: bool) -> Job | None:
-    """Do a run, or the one that must come before it; None where another process holds it."""
-    if job.start is not None and not job.start.result.exists():
-        return _attempt(job.start, store, progress)
+    """Do a run, or the one that must come before it; None where another process does or did it."""
+    for first in (job.start, job.teacher):
+        if first is not None and not first.result.exists():
+            return _attempt(first, store, progress)
+    job.folder.mkdir(parents=True, exist_ok=True)
     try:
-        write_json(job.result, _do(job, store, progress))
-    except BusyError:
+        # Until the result is written: the run's own lock ends with its training.
+        with filelock.FileLock(f"{job.folder}.lock", timeout=0):
+            if job.result.exists():
+                return None
+            write_json(job.result, _do(job, store, progress))
+    except (filelock.Timeout, BusyError):
         return None
-    jax.clear_caches()  # no two runs of a study need the same programs for sure
+    jax.clear_caches()  # the programs of runs that are done would fill the memory
     return job
 
 
 def _do(job: Job, store: Store, progress: bool) -> dict[str, Any]:
     resume = (job.folder / "config.json").exists()
     record = {"code": code_hash(), "config": to_json(job.config)}
-    if job.restores:
-        return record | pretrain(job.config, store, job.folder, resume, job.fold, progress)
-    start = job.start.folder if job.start else None
+    counts: dict[str, Confusion] = {}
     try:
-        made = train(job.config, store, job.folder, start, resume, job.fold, progress)
+        for first in (job.start, job.teacher):
+            if first is not None and "diverged" in read_json(first.result):
+                raise DivergedError(f"{first.folder} diverged")
+        if job.restores:
+            made = pretrain(job.config, store, job.folder, resume, job.fold, progress)
+            return record | made
+        start, teacher = (other.folder if other else None for other in (job.start, job.teacher))
+        made = train(job.config, store, job.folder, start, resume, job.fold, progress, teacher)
     except DivergedError as error:
         # It segments nothing, and counts as such.
-        made = {"diverged": str(error), "step": 0, "seconds": 0.0}
+        made = {"diverged": str(error), "step": 0, "seconds": 0.0, "curve": []}
         counts = empty_counts(store, job.fold)
     else:
         config, card, variables = load_model(job.folder, newest=True)
         _, validation = labelled_cases(store, job.fold)
         counts = case_counts(store, validation, config, card)(variables)
-    return record | {
-        **made,
-        "curve": validation_curve(job.folder / "metrics.jsonl"),
-        # (tp, fp, fn, tn), each of every foreground class.
-        "counts": {case: count.array().tolist() for case, count in counts.items()},
-    }
+        made["curve"] = validation_curve(job.folder / "metrics.jsonl")
+    # (tp, fp, fn, tn), each of every foreground class.
+    return record | made | {"counts": {case: c.array().tolist() for case, c in counts.items()}}
 
 
 def empty_counts(store: Store, fold: int) -> dict[str, Confusion]:
@@ -252,7 +330,7 @@ def _write(asked: Study, data_hash: str, out: Path) -> dict[str, Any]:
     """The table, when everything is done."""
     runs: dict[str, list[Run]] = {}
     pretraining: dict[str, list[dict[str, Any]]] = {}
-    sweeps: dict[str, list[dict[str, Any]]] = {}
+    sweeps: dict[str, list[Tried]] = {}
     for arm in asked.arms:
         jobs = [
             (seed, _run(arm, fold, seed, asked, out))
@@ -267,7 +345,13 @@ def _write(asked: Study, data_hash: str, out: Path) -> dict[str, Any]:
         starts = {job.start.result for _, job in jobs if job is not None and job.start is not None}
         pretraining[arm.name] = [read_json(path) for path in sorted(starts)]
         sweeps[arm.name] = [
-            read_json(job.result) for fold in asked.folds for job in _sweep(arm, fold, asked, out)
+            Tried(
+                fold,
+                job.config.optim.learning_rate == chosen_rate(arm, fold, asked, out),
+                read_json(job.result),
+            )
+            for fold in asked.folds
+            for job in _sweep(arm, fold, asked, out)
         ]
     return write_table(asked, out, data_hash, runs, pretraining, sweeps)
 

@@ -34,13 +34,21 @@ class Run(NamedTuple):
     result: Result
 
 
+class Tried(NamedTuple):
+    """A run that tried a learning rate."""
+
+    fold: int
+    chosen: bool
+    result: Result
+
+
 def write_table(
     asked: Study,
     out: Path,
     data_hash: str,
     runs: Mapping[str, Sequence[Run]],
     pretraining: Mapping[str, Sequence[Result]],
-    sweeps: Mapping[str, Sequence[Result]],
+    sweeps: Mapping[str, Sequence[Tried]],
 ) -> dict[str, Any]:
     """Compare the arms and write ``table.json``, ``table.md``, ``cases.csv`` and ``report.html``.
 
@@ -50,7 +58,7 @@ def write_table(
         data_hash: of the prepared store.
         runs: arm -> its runs, folds in the same order for every arm.
         pretraining: arm -> results of the self-supervised runs that started its runs.
-        sweeps: arm -> results of the runs that chose its learning rate.
+        sweeps: arm -> the runs that chose its learning rate.
 
     Returns:
         The table, as ``report/study_tables.py`` describes it.
@@ -117,9 +125,13 @@ def validation_curve(metrics_jsonl: Path) -> list[tuple[int, float, float]]:
 
 
 def time_to_target(result: Result, target: float) -> tuple[int, float] | None:
-    """Steps and seconds at the first validation that reached the target; None: never, or none."""
-    reached = ((step, seconds) for step, seconds, dice in result["curve"] if dice >= target)
-    return next(reached, None) if target else None
+    """Steps and seconds at the first validation that reached the target; None: never, or none.
+
+    What a run reached before it diverged does not count.
+    """
+    if not target or "diverged" in result:
+        return None
+    return next(((step, s) for step, s, dice in result["curve"] if dice >= target), None)
 
 
 def case_dice(result: Result) -> dict[str, float]:
@@ -129,7 +141,8 @@ def case_dice(result: Result) -> dict[str, float]:
 
 def mean_dice(result: Result) -> float | None:
     """Mean over the cases in which Dice is defined."""
-    return scores.mean_over_cases(np.array(list(case_dice(result).values())))["value"]
+    defined = [dice for dice in case_dice(result).values() if not math.isnan(dice)]
+    return float(np.mean(defined)) if defined else None
 
 
 def _counts(result: Result) -> dict[str, scores.Confusion]:
@@ -160,8 +173,8 @@ def _differences(asked: Study, dice: Mapping[str, np.ndarray]) -> dict[str, Any]
             difference = compare_arms(pair, arm.baseline)[arm.name].difference
             if difference is not None:
                 found[arm.name] = difference
-    tested = [name for name, difference in found.items() if difference.p is not None]
-    corrected = dict(zip(tested, holm([found[name].p or 0.0 for name in tested]), strict=True))
+    tested = {name: found_p.p for name, found_p in found.items() if found_p.p is not None}
+    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
     return {
         arm.name: None
         if arm.name not in found
@@ -179,7 +192,7 @@ def _arm(
     asked: Study,
     of_arm: Sequence[Run],
     pretraining: Sequence[Result],
-    sweep: Sequence[Result],
+    sweep: Sequence[Tried],
 ) -> dict[str, Any]:
     results = [run.result for run in of_arm]
     targets = [time_to_target(result, asked.target_dice) for result in results]
@@ -195,12 +208,12 @@ def _arm(
         "baseline": arm.baseline,
         "dice": means["dice"],
         "six": {"pooled": {name: _or_none(v) for name, v in pooled.items()}, "mean": means},
-        "learning_rate": results[0]["config"]["optim"]["learning_rate"],
         "runs": [
             {
                 "seed": run.seed,
                 "fold": run.fold,
                 "folder": run.folder,
+                "learning_rate": run.result["config"]["optim"]["learning_rate"],
                 "dice": mean_dice(run.result),
                 "cases": {name: _or_none(v) for name, v in case_dice(run.result).items()},
                 "curve": run.result["curve"],
@@ -213,11 +226,13 @@ def _arm(
         "seconds_to_target": [target and target[1] for target in targets],
         "sweep": [
             {
-                "learning_rate": result["config"]["optim"]["learning_rate"],
-                "dice": mean_dice(result),
-                "steps_to_target": (time_to_target(result, asked.target_dice) or [None])[0],
+                "fold": tried.fold,
+                "learning_rate": tried.result["config"]["optim"]["learning_rate"],
+                "dice": mean_dice(tried.result),
+                "steps_to_target": (time_to_target(tried.result, asked.target_dice) or [None])[0],
+                "chosen": tried.chosen,
             }
-            for result in sweep
+            for tried in sweep
         ],
         "pretraining": {
             "steps": int(np.mean([result["step"] for result in pretraining])),

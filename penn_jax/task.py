@@ -10,7 +10,9 @@ from typing import Literal
 import jax
 
 from penn_jax.config import Config
+from penn_jax.data.leaks import listed, pretraining_pool
 from penn_jax.data.store import Store
+from penn_jax.data.usual import usual_scans
 from penn_jax.model.network import evaluation_bytes, halo, total_stride
 from penn_jax.predict.dense import WHOLE_FRAME, Tiling
 from penn_jax.run import ModelCard, network_channels, output_channels
@@ -62,11 +64,27 @@ def check_fit(config: Config, store: Store) -> None:
         )
 
 
+def pretraining_cases(store: Store, fold: int) -> list[str]:
+    """The split's training cases and the unlabelled ones, of people no result is measured on.
+
+    Raises:
+        InputError: there are none.
+    """
+    cases, left_out = pretraining_pool(store.manifest["cases"], store.split(fold))
+    if not cases:
+        wrong = "no case to pre-train on"
+        if left_out:
+            wrong += f": {listed(left_out)} of the subjects of validation or test cases"
+        raise InputError(store.path, wrong, "at least one", "add scans")
+    return cases
+
+
 def model_card(
     store: Store, fold: int, task: Literal["segmentation", "restoration"], init: Path | None = None
 ) -> ModelCard:
     """What prediction must know of a store."""
     manifest = store.manifest
+    training = [manifest["cases"][name] for name in store.split(fold)["train"]]
     card = ModelCard(
         channels=manifest["channels"],
         labels=manifest["labels"],
@@ -78,7 +96,11 @@ def model_card(
         fold=fold,
         task=task,
     )
-    return {**card, "init": str(init)} if init else card
+    if training:
+        card["usual"] = usual_scans(training)
+    if init:
+        card["init"] = str(init)
+    return card
 
 
 def tiling(config: Config, card: ModelCard) -> Tiling:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from penn_jax.loop import Validate, fit
 from penn_jax.model.augment import augment
 from penn_jax.model.loss import LossSums, coarser_labels, loss_sums, loss_value
 from penn_jax.model.network import Network, initialise
+from penn_jax.optim.checkpoint import saved_steps
 from penn_jax.optim.step import Objective, Reduce
 from penn_jax.predict.case import most_likely
 from penn_jax.predict.dense import predict_frames, tile_grid
@@ -29,7 +31,8 @@ from penn_jax.run import (
     opened,
     output_channels,
 )
-from penn_jax.task import DROPOUT_DRAW, check_fit, model_card, tiling
+from penn_jax.task import DROPOUT_DRAW, check_fit, model_card, pretraining_cases, tiling
+from penn_jax.teach import Teach, load_teacher
 from penn_jax.transfer import load_parts, loaded_parts
 from penn_jax.types import InputError
 
@@ -42,6 +45,7 @@ def train(
     resume: bool = False,
     fold: int = 0,
     progress: bool = True,
+    teacher: Path | None = None,
 ) -> dict[str, Any]:
     """Train a network on the ``train`` cases of a prepared store, validate it on the others.
 
@@ -53,6 +57,8 @@ def train(
         resume: go on from the latest checkpoint of ``out``.
         fold: number of the split in the store's manifest.
         progress: show a progress line where stderr is a terminal.
+        teacher: a run whose predictions stand for all labels; the unlabelled cases are then trained
+            on too, and no label counts but in validation.
 
     Returns:
         ``step``, ``seconds``, ``paused``, and of the last validation ``dice`` (mean over cases)
@@ -68,6 +74,12 @@ def train(
     training, validation = labelled_cases(store, fold)
     training = labelled_subset(training, config.train)
     card = model_card(store, fold, "segmentation", init)
+    teach = None
+    if teacher is not None:
+        teach, card["teacher"] = load_teacher(teacher, config, card), str(teacher)
+        training = pretraining_cases(store, fold)
+        # Where the foreground is would be a label.
+        config = replace(config, patches=replace(config.patches, foreground_fraction=0.0))
     classes = output_channels(card, config)
     key = jax.random.key(config.train.seed)
     network = Network(config.model, classes)
@@ -75,7 +87,7 @@ def train(
     pretrained = None
     if init is not None:
         pretrained = loaded_parts(variables["params"], config.train.initialise)
-        if not (resume and (out / "checkpoints").exists()):
+        if not saved_steps(out / "checkpoints"):
             variables, loaded = load_parts(init, variables, config.train.initialise)
             say(loaded, progress)
     with opened(out, config, card, resume):
@@ -84,7 +96,9 @@ def train(
             out,
             store,
             training,
-            lambda axis: segmentation_objective(Network(config.model, classes, axis), config, key),
+            lambda axis: segmentation_objective(
+                Network(config.model, classes, axis), config, key, teach
+            ),
             variables,
             validator(store, validation, config, card) if validation else None,
             pretrained,
@@ -131,14 +145,20 @@ def labelled_subset(cases: Sequence[str], course: TrainConfig) -> list[str]:
     return [name for name in cases if name in chosen]
 
 
-def segmentation_objective(network: Network, config: Config, key: jax.Array) -> Objective:
-    """The supervised loss of a batch, photometric augmentation included."""
+def segmentation_objective(
+    network: Network, config: Config, key: jax.Array, teach: Teach | None = None
+) -> Objective:
+    """The supervised loss of a batch, photometric augmentation included.
+
+    With ``teach``, its labels of the batch as it was cut stand for those that came with it.
+    """
 
     def objective(
         params: Any, batch_stats: Any, batch: Any, reduce: Reduce
     ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
         # Every random choice is keyed by the sample's global number, not by where it runs.
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(batch["index"])
+        labels = batch["label"] if teach is None else teach(batch["image"])
         image = augment(batch["image"], keys, config.photometry)
         variables = {"params": params, **({"batch_stats": batch_stats} if batch_stats else {})}
         logits, updated = network.apply(
@@ -149,8 +169,7 @@ def segmentation_objective(network: Network, config: Config, key: jax.Array) -> 
             mutable=["batch_stats"],
         )
         sums = [
-            reduce(loss_sums(scale, coarser_labels(batch["label"], scale.shape[1:-1])))
-            for scale in logits
+            reduce(loss_sums(scale, coarser_labels(labels, scale.shape[1:-1]))) for scale in logits
         ]
         weights = jnp.array([0.5**i for i in range(len(sums))], jnp.float32)
         losses = jnp.stack([loss_value(scale, config.loss) for scale in sums])

@@ -21,7 +21,7 @@ def load_parts(run: Path, fresh: Mapping[str, Any], parts: Parts) -> tuple[dict[
     """Put another run's weights and batch statistics in place of newly drawn ones.
 
     Args:
-        run: the run to load from.
+        run: the run to load from; its newest weights, which no validation case has chosen.
         fresh: newly drawn variables of the network to train.
         parts: ``network`` loads all but the heads, whose classes may differ; ``encoder`` the conv
             stages alone.
@@ -32,7 +32,7 @@ def load_parts(run: Path, fresh: Mapping[str, Any], parts: Parts) -> tuple[dict[
     Raises:
         InputError: a part is missing there or of another shape; the first one is named.
     """
-    _, _, loaded = load_model(run)
+    _, _, loaded = load_model(run, newest=True)
     leaves, _ = jax.tree_util.tree_flatten_with_path(loaded)
     there = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
     taken: dict[str, int] = {}

@@ -29,6 +29,9 @@ CONFINED = {
     "torch": {"export/torch.py", "export/penn_torch.py", "export/penn_monai.py"},
     "monai": {"export/penn_monai.py"},
     "safetensors": {"export/penn_torch.py", "export/weights.py"},
+    "shtab": {"completion.py"},
+    "pydicom": {"data/dicom_slices.py", "data/dicom_seg.py"},
+    "highdicom": {"data/dicom_slices.py", "data/dicom_seg.py"},
     "onnx": {"export/onnx.py"},
     "onnxruntime": {"export/onnx.py"},
 }

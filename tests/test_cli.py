@@ -1,12 +1,14 @@
 """Mistakes on the command line: one line, exit code 2, nothing written."""
 
 import json
+import shutil
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 
-from penn_jax.cli import main
+from penn_jax.cli import _parser, main
 from penn_jax.config import Config, to_json
 
 
@@ -96,11 +98,49 @@ def test_bad_spacing(capsys, tmp_path):
 
 
 def test_help_of_every_command_shows_an_example(capsys):
-    for command in ("demo", "prepare", "pretrain", "train", "predict", "evaluate", "report"):
+    (commands,) = (part.choices for part in _parser()._actions if part.choices)
+    assert {"demo", "train", "predict", "report", "doctor", "completion"} <= set(commands)
+    for command in commands:
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0
         assert f"example: penn {command}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "example: penn demo" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"penn_jax {metadata.version('penn-jax')}\n"
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_bash_completes_commands_options_and_choices(capsys, tmp_path):
+    pytest.importorskip("shtab", reason="penn-jax[completion] is not installed")
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "penn"
+    script.write_text(capsys.readouterr().out)
+    (tmp_path / "scans").mkdir()
+
+    def completed(*words):
+        line = f"source {script}; COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; "
+        line += f"_shtab_penn penn '{words[-1]}'; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        command = ["bash", "--norc", "-c", line]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+        return set(answer.stdout.split())
+
+    assert completed("penn", "pre") == {"prepare", "pretrain", "predict"}
+    assert completed("penn", "predict", "--dicom") == {"--dicom-seg"}
+    assert completed("penn", "predict", "--engine", "o") == {"onnxruntime"}
+    assert completed("penn", "predict", "sc") == {"scans"}
+
+
+def test_completion_without_shtab_is_one_line(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert "pip install 'penn-jax[completion]'" in _error(capsys, "completion", "bash")
 
 
 def test_help_does_not_import_jax():

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
+from penn_jax import components
 from penn_jax.cli import main
-from penn_jax.components import choice_lines, drop_small_components
+from penn_jax.components import choice_lines, count_components, drop_small_components
 from penn_jax.evaluate import evaluate
 
 SPACING = (0.5, 1.0, 4.0)  # voxels of 2 mm³
@@ -217,3 +219,30 @@ def test_the_command_prints_the_choice_and_writes_it(folders, capsys, tmp_path):
     assert main(["evaluate", *paths, "--out", str(out)]) == 0
     assert "smallest-component" not in capsys.readouterr().out
     assert "component_choice" not in json.loads(out.read_text())
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 9)] * 3),
+    slab=st.sampled_from((1, 30, 100, 1 << 22)),
+    share=st.sampled_from((0.1, 0.3, 0.6)),
+    seed=st.integers(0, 999),
+)
+def test_components_counted_slab_by_slab_are_those_of_the_whole(shape, slab, share, seed):
+    rng = np.random.default_rng(seed)
+    mask = (rng.integers(1, 3, shape) * (rng.random(shape) < share)).astype(np.uint8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(components, "_SLAB", slab)
+        voxels, found = count_components(mask, 4)
+    assert voxels.tolist() == [(mask == number).sum() for number in (1, 2, 3)]
+    whole = [ndimage.label(mask == number, np.ones((3, 3, 3)))[1] for number in (1, 2, 3)]
+    assert found.tolist() == whole
+
+
+def test_one_long_way_through_all_slabs_is_one_component(monkeypatch):
+    monkeypatch.setattr(components, "_SLAB", 3 * 16)
+    mask = np.zeros((40, 4, 4), np.uint8)
+    mask[:, 0, 0], mask[:, 3, 3], mask[39, 0] = 1, 1, 1  # two columns
+    mask[39, :, 3] = 1  # joined at the very end
+    assert [values.tolist() for values in count_components(mask, 2)] == [[85], [1]]
+    mask[39] = 0
+    assert [values.tolist() for values in count_components(mask, 2)] == [[78], [2]]

@@ -92,13 +92,15 @@ def test_the_run_directory_tells_what_happened(run):
     environment = json.loads((run / "environment.json").read_text())
     assert environment["labels"] == {"background": 0, "tumour": 1}
     assert environment["data_hash"]
+    assert environment["usual"]["cases"] == 4  # of 5, 1 to validate on
+    assert f"Mean Dice {100 * points[-1]['dice']:.1f} %" in (run / "report.html").read_text()
 
 
 def test_masks_lie_on_their_scans_and_are_evaluated(run, raw, tmp_path, capsys):
     masks = tmp_path / "masks"
     _penn("predict", run, raw / "imagesTs", "--out", masks, "--probabilities")
     names = sorted(path.name for path in (raw / "labelsTs").iterdir())
-    assert sorted(p.name for p in masks.iterdir() if "prob" not in p.name) == names
+    assert sorted(p.name for p in masks.glob("*.nii.gz") if "prob" not in p.name) == names
     for name in names:
         mask = nib.load(masks / name)
         scan = nib.load(raw / "imagesTs" / name.replace(".nii.gz", "_0000.nii.gz"))

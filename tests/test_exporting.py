@@ -252,9 +252,12 @@ def test_what_cannot_be_exported_is_told(run, exports, tmp_path, capsys):
     line = said(capsys, "export", run, "--to", "torch", "--out", tmp_path / "full")
     assert "full: is there already" in line
     assert "is an export to onnx" in said(capsys, "export", exports / "onnx", *out)
-    (tmp_path / "metrics.json").write_text('{"mean": {"dice": 0.9}}')
-    line = said(capsys, "export", run, *out, "--metrics", tmp_path / "metrics.json")
-    assert "metrics.json: is no evaluation" in line
+    broken = {**evaluation(), "mean": {**evaluation()["mean"], "dice": {"value": float("nan")}}}
+    for content in (None, "no JSON", '{"mean": {"dice": 0.9}}', json.dumps(broken)):
+        if content is not None:
+            (tmp_path / "metrics.json").write_text(content)
+        line = said(capsys, "export", run, *out, "--metrics", tmp_path / "metrics.json")
+        assert "metrics.json: is no evaluation" in line
     shutil.copytree(run, tmp_path / "pretrained")
     card = tmp_path / "pretrained" / "environment.json"
     card.write_text(card.read_text().replace('"segmentation"', '"restoration"'))
@@ -304,7 +307,23 @@ def test_what_cannot_be_imported_is_told(run, exports, tmp_path, capsys):
         save_file({k: v for k, v in (state | change).items() if v is not None}, tuned)
         assert told in line(exports / "torch", "--weights", tuned)
     assert not (tmp_path / "run").exists()
-    assert "holds a run" in said(capsys, "import", "torch", exports / "torch", "--out", run)
+    line = said(capsys, "import", "torch", exports / "torch", "--out", run)
+    assert "run: is there already" in line
+
+
+def test_nothing_is_left_of_an_import_that_fails(exports, tmp_path, capsys, monkeypatch):
+    full = type("Usage", (), {"free": 0})
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: full)
+    arguments = ("import", "torch", exports / "torch", "--out", tmp_path / "run")
+    assert "cannot be written" in said(capsys, *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_folder_one_stands_in_is_filled(run, exports, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert penn("export", run, "--to", "torch", "--out", ".") == 0
+    name = "model.safetensors"
+    assert (tmp_path / name).read_bytes() == (exports / "torch" / name).read_bytes()
 
 
 def test_a_program_is_left_to_its_own_engine(exports, scan, tmp_path, capsys):

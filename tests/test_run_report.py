@@ -16,7 +16,7 @@ from penn_jax.data.store import Store
 from penn_jax.model.network import Network, initialise
 from penn_jax.optim.checkpoint import Checkpoints
 from penn_jax.run import opened
-from penn_jax.run_report import report
+from penn_jax.run_report import report, try_report
 from penn_jax.task import model_card
 from penn_jax.train import labelled_cases, validator
 from penn_jax.types import InputError
@@ -135,3 +135,16 @@ def test_what_cannot_be_reported_is_told_before_the_work(made, tmp_path):
     with pytest.raises(InputError, match="fold is not that of"):
         report(copy, made / "prepared")
     assert not list(tmp_path.rglob("*.html"))
+
+
+def test_no_page_makes_a_finished_run_fail(made, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(made / "run", copy, ignore=shutil.ignore_patterns("*.html"))
+    assert try_report(copy, made / "prepared") == copy / "report.html"
+    (copy / "report.html").unlink()
+    (copy / "report.html").mkdir()
+    assert try_report(copy, made / "prepared") is None
+    assert try_report(copy, tmp_path / "gone") is None
+    said = capsys.readouterr().err.splitlines()
+    assert [line.startswith("penn: warning: ") for line in said] == [True, True]
+    assert "cannot be a page" in said[0]

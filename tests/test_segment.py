@@ -19,6 +19,7 @@ from nibabel.orientations import (
     io_orientation,
     ornt_transform,
 )
+from scipy.ndimage import label
 from scipy.spatial.transform import Rotation
 
 from penn_jax import engine, segment
@@ -26,6 +27,8 @@ from penn_jax.components import drop_small_components
 from penn_jax.config import Config, ModelConfig, PatchConfig
 from penn_jax.engine import probability_forward
 from penn_jax.model.network import Network, initialise
+from penn_jax.predict.certainty import entropy, expected_dice, inside_probability, overlap_sums
+from penn_jax.predictions import read_predictions
 from penn_jax.segment import predict
 from penn_jax.types import InputError
 
@@ -280,8 +283,10 @@ def test_one_bad_scan_does_not_keep_the_others_from_being_predicted(models, tmp_
     with pytest.raises(InputError, match=r"b\.nii.*; 2 more could not be used: .*d\.nii.*f\.nii"):
         predict([run, folder], tmp_path / "masks", engine="jax")
     assert sorted(p.name for p in (tmp_path / "masks").iterdir()) == [
-        f"{name}.nii.gz" for name in "aceg"
+        *(f"{name}.nii.gz" for name in "aceg"),
+        "predictions.json",
     ]
+    assert list(read_predictions(tmp_path / "masks")) == list("aceg")
 
 
 def test_a_scan_over_the_budget_is_named_and_the_others_are_predicted(models, tmp_path):
@@ -293,7 +298,7 @@ def test_a_scan_over_the_budget_is_named_and_the_others_are_predicted(models, tm
     with pytest.raises(InputError, match=r"b\.nii: --memory-budget: .* is less than one tile"):
         predict([run, folder], tmp_path / "masks", change, engine="jax")
     masks = sorted(path.name for path in (tmp_path / "masks").iterdir())
-    assert masks == ["a.nii.gz", "c.nii.gz"]
+    assert masks == ["a.nii.gz", "c.nii.gz", "predictions.json"]
 
 
 def test_no_scan_stays_while_the_next_is_read(models, tmp_path, monkeypatch):
@@ -333,7 +338,7 @@ def test_probabilities_find_the_disk_full_before_anything_is_predicted(
         return predict_case(*arguments)
 
     predict_case = segment.predict_case
-    monkeypatch.setattr(segment.tempfile, "TemporaryFile", temporary)
+    monkeypatch.setattr(tempfile, "TemporaryFile", temporary)
     monkeypatch.setattr(segment, "predict_case", checked)
     run, path = models("run"), save(tmp_path / "scan.nii", scan())
     predict([run, path], tmp_path / "masks", probabilities=True, engine="jax")
@@ -361,12 +366,78 @@ def test_nothing_that_is_there_is_replaced_unasked(models, tmp_path):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_uncertainty_is_that_of_the_probabilities(models, tmp_path, by):
+    run, affine = models("run", spacing=(1.7, 0.8)), np.diag((1.2, -1.0, 3.0, 1.0))
+    save(tmp_path / "scans" / "flat.nii", scan()[..., None], affine)
+    save(tmp_path / "scans" / "volume.nii", scan(seed=1), affine)
+    out, change = tmp_path / "masks", {"mirror": True, "smallest_component": 20.0}
+    predict([run, tmp_path / "scans"], out, change, True, engine=by, uncertainty=True)
+    assert not list(out.glob(".*"))
+    for name, told in read_predictions(out).items():
+        mask, unsure = (nib.load(out / f"{name}{end}.nii.gz") for end in ("", "_entropy"))
+        likely = read(out / f"{name}_probabilities.nii.gz").reshape(*SHAPE, 3)
+        assert unsure.shape == mask.shape
+        assert unsure.get_data_dtype() == np.float32
+        np.testing.assert_array_equal(unsure.affine, mask.affine)
+        np.testing.assert_allclose(read(out / f"{name}_entropy.nii.gz").squeeze(), entropy(likely))
+        assert (told["engine"], told["mirror"], told["models"]) == (by, True, [str(run)])
+        assert told["scan"] == [str(tmp_path / "scans" / f"{name}.nii")]
+        labels = np.searchsorted([0, 7, 9], np.asarray(mask.dataobj).squeeze())
+        # Of the mask before small components were dropped, as the probabilities are.
+        sums = overlap_sums(likely, likely.argmax(-1).astype(np.uint8))
+        for number, (key, value) in enumerate([("a", 7), ("b", 9)]):
+            found = told["classes"][key]
+            assert found["value"] == value
+            assert found["volume"] == pytest.approx((labels == number + 1).sum() * 3.6)
+            assert found["components"] == label(labels == number + 1, np.ones((3, 3, 3)))[1] > 0
+            assert found["confidence"] == pytest.approx(inside_probability(sums)[number], abs=1e-5)
+            assert found["expected_dice"] == pytest.approx(expected_dice(sums)[number], abs=1e-5)
+        assert told["confidence"] == pytest.approx(np.mean(inside_probability(sums)), abs=1e-5)
+        assert (told["training_cases"], told["warnings"]) == (0, [])  # this card says nothing
+
+
+def test_a_scan_unlike_the_training_set_is_told(models, tmp_path):
+    run, path = models("run"), save(tmp_path / "scan.nii", scan())
+    card = engine.load_model(run)[1]
+    # The middle of scan()'s values, from 0 to 4095, lies near 0.5; its frames are 20 × 24 mm.
+    usual = {"cases": 4, "directions": [2], "between": [4.0, 4.0]}
+    usual |= {"spacing": [[1.0, 1.0], [1.3, 1.3]], "extent": [[20.0, 24.0], [25.0, 31.2]]}
+    card["usual"] = usual | {"grey": [[0.3, 0.7]]}
+    predict([run, path], tmp_path / "like", engine="jax")
+    told = read_predictions(tmp_path / "like")["scan"]
+    assert (told["training_cases"], told["warnings"]) == (4, [])
+    card["usual"] = usual | {"grey": [[0.01, 0.1]], "between": [2.0, 3.0]}
+    predict([run, path], tmp_path / "unlike", engine="jax")
+    told = read_predictions(tmp_path / "unlike")["scan"]["warnings"]
+    assert told[0] == "slices 4 mm apart, 2 to 3 in training"
+    assert "% of the grey range of T1, 1 to 10 in training" in told[1]
+
+
+def test_what_is_known_of_masks_is_added_to(models, tmp_path):
+    run, folder, out = models("run"), tmp_path / "scans", tmp_path / "masks"
+    for name in "ab":
+        save(folder / f"{name}.nii", scan(seed=ord(name)))
+    predict([run, folder / "b.nii"], out, engine="jax")
+    before = read_predictions(out)
+    predict([run, folder / "a.nii"], out, {"mirror": True}, engine="jax")
+    after = read_predictions(out)
+    assert list(after) == ["a", "b"]
+    assert (after["b"], after["a"]["mirror"]) == (before["b"], True)
+    (out / "predictions.json").write_text("{}")
+    with pytest.raises(InputError, match=r"predictions\.json: is damaged"):
+        predict([run, folder], out, overwrite=True, engine="jax")
+
+
 def test_no_target_is_a_scan_or_another_target(models, tmp_path):
     run, folder = models("run"), tmp_path / "scans"
     save(folder / "x.nii.gz", scan())
     save(folder / "x_probabilities.nii.gz", scan())
     with pytest.raises(InputError, match=r"would be the mask of one scan and the probabilities"):
         predict([run, folder], tmp_path / "masks", probabilities=True, engine="jax")
+    (folder / "x_probabilities.nii.gz").rename(folder / "x_entropy.nii.gz")
+    with pytest.raises(InputError, match=r"would be the mask of one scan and the entropy of"):
+        predict([run, folder], tmp_path / "masks", uncertainty=True, engine="jax")
+    (folder / "x_entropy.nii.gz").rename(folder / "x_probabilities.nii.gz")
     assert not (tmp_path / "masks").exists()
     (folder / "y.nii").write_bytes((folder / "x.nii.gz").read_bytes())
     (folder / "y.nii.gz").symlink_to(folder / "x.nii.gz")
@@ -374,7 +445,7 @@ def test_no_target_is_a_scan_or_another_target(models, tmp_path):
         with pytest.raises(InputError, match="would overwrite the scan"):
             predict([run, *(folder / n for n in wanted)], folder, overwrite=True, engine="jax")
     predict([run, folder / "x.nii.gz", folder / "x_probabilities.nii.gz"], tmp_path / "masks")
-    assert len(list((tmp_path / "masks").iterdir())) == 2
+    assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == 2
 
 
 def test_scans_read_one_at_a_time_give_the_same(models, tmp_path, monkeypatch):

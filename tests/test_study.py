@@ -1,7 +1,6 @@
 """A study: which runs it makes, that it goes on where it stopped, and what its table says."""
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +15,10 @@ from penn_jax.config_file import read_study_file
 from penn_jax.data.store import Store
 from penn_jax.report.metrics import confusion
 from penn_jax.run import read_card, read_config
-from penn_jax.study import Job, chosen_rate, empty_counts, inner_split, study, wanted
+from penn_jax.study import Job, chosen_rate, empty_counts, inner_store, study, wanted
 from penn_jax.study_table import mean_dice, time_to_target
-from penn_jax.types import BusyError, InputError
+from penn_jax.task import pretraining_cases
+from penn_jax.types import BusyError, DivergedError, InputError
 
 CONFIG = Config(
     patches=PatchConfig(size=(16, 16)),
@@ -34,6 +34,7 @@ STUDY = Study(
     arms=(
         Arm("scratch", CONFIG, learning_rates=(0.01, 0.1)),
         Arm("masked", CONFIG, pretrain=PRETRAINING, baseline="scratch"),
+        Arm("taught", CONFIG, pretrain=PRETRAINING, teacher="scratch", baseline="scratch"),
     ),
     seeds=(0, 1),
     target_dice=0.01,
@@ -72,23 +73,27 @@ def whole(store, tmp_path_factory):
 def test_every_run_is_made_once_and_arms_share_pre_training(whole):
     out, table = whole
     made = sorted(path.parent.relative_to(out).as_posix() for path in out.rglob("result.json"))
-    runs = [f"runs/{arm}/fold0-seed{seed}" for arm in ("masked", "scratch") for seed in (0, 1)]
+    arms = ("masked", "scratch", "taught")
+    runs = [f"runs/{arm}/fold0-seed{seed}" for arm in arms for seed in (0, 1)]
     sweeps = ["sweeps/scratch/fold0-rate0.01", "sweeps/scratch/fold0-rate0.1"]
     assert [name for name in made if not name.startswith("pretraining/")] == [*runs, *sweeps]
-    assert len(made) == len(runs) + len(sweeps) + 2  # pre-training once for each seed
+    assert len(made) == len(runs) + len(sweeps) + 4  # two pre-trainings for each seed
     for name in runs:
         config, seed = read_config(out / name), int(name[-1])
         assert config.train.seed == seed
         start = read_card(out / name).get("init")
-        assert (start is not None) == ("masked" in name)
+        assert (start is not None) == ("scratch" not in name)
         if start is not None:
-            assert read_config(out / start.removeprefix(f"{out}/")).train.seed == seed
-    assert {arm["name"]: len(arm["runs"]) for arm in table["arms"]} == {"scratch": 2, "masked": 2}
+            assert read_config(Path(start)).train.seed == seed
+            taught_by = read_card(Path(start)).get("teacher")
+            expected = str(out / f"runs/scratch/fold0-seed{seed}") if "taught" in name else None
+            assert taught_by == expected
+    assert {arm["name"]: len(arm["runs"]) for arm in table["arms"]} == dict.fromkeys(arms, 2)
 
 
 def test_the_table_holds_what_the_runs_counted(whole):
     out, table = whole
-    scratch, masked = table["arms"]
+    scratch, masked, _ = table["arms"]
     for arm in (scratch, masked):
         for run in arm["runs"]:
             counts = json.loads((out / run["folder"] / "result.json").read_text())["counts"]
@@ -105,8 +110,11 @@ def test_the_table_holds_what_the_runs_counted(whole):
     assert masked["difference"]["value"] == pytest.approx(means[1] - means[0], abs=1e-12)
     assert scratch["difference"] is None
     assert masked["pretraining"]["steps"] == 2
-    assert scratch["learning_rate"] in (0.01, 0.1)
-    assert masked["learning_rate"] == CONFIG.optim.learning_rate
+    tried = {one["learning_rate"]: one["chosen"] for one in scratch["sweep"]}
+    assert tried.keys() == {0.01, 0.1}
+    (chosen,) = (rate for rate, is_chosen in tried.items() if is_chosen)
+    assert {run["learning_rate"] for run in scratch["runs"]} == {chosen}
+    assert {run["learning_rate"] for run in masked["runs"]} == {CONFIG.optim.learning_rate}
     for name in ("table.json", "table.md", "cases.csv", "report.html"):
         assert (out / name).stat().st_size > 200
     assert json.loads((out / "table.json").read_text()) == json.loads(json.dumps(table))
@@ -130,7 +138,7 @@ def test_a_study_that_was_interrupted_ends_with_the_same_hash(whole, store, tmp_
             again = study(STUDY, store, out, resume=out.exists(), progress=False)
         except KeyboardInterrupt:
             stops += 1
-    assert stops == 6  # before each of the supervised runs
+    assert stops == 10  # before each of the supervised and taught runs
     assert again["hashes"] == table["hashes"]
 
 
@@ -175,12 +183,20 @@ def test_the_rate_that_reaches_the_target_first_is_chosen(tmp_path):
 
 def test_choices_are_made_on_training_cases_alone(store):
     made = Store(store)
-    split = inner_split(made, 0)
+    inside = inner_store(made, 0)
     # The fourth of a, b, c, d, e; f has no label and stays for pre-training.
-    assert split == {"train": list("abcef"), "validation": ["d"]}
-    inside = made.with_splits([split])
-    assert inside.split(0) == split
+    assert inside.split(0) == {"train": list("abcef"), "validation": ["d"]}
+    assert pretraining_cases(inside, 0) == list("abcef")
     assert made.split(0)["validation"] == ["g", "h"]
+    # An unlabelled scan of a validation case's person is not seen either.
+    made.manifest["cases"]["f"]["subject"] = "g"
+    assert pretraining_cases(inner_store(made, 0), 0) == list("abce")
+
+
+def test_too_few_people_to_choose_on_are_told(store):
+    few = Store(store).with_splits([{"train": list("abc"), "validation": list("gh")}])
+    with pytest.raises(InputError, match="too few training people to choose"):
+        inner_store(few, 0)
 
 
 def test_a_run_that_diverged_counts_as_masks_without_foreground(store):
@@ -191,7 +207,39 @@ def test_a_run_that_diverged_counts_as_masks_without_foreground(store):
     np.testing.assert_array_equal(counts["g"].array(), expected.array())
     result = {"counts": {name: count.array().tolist() for name, count in counts.items()}}
     assert mean_dice(result) == 0.0
-    assert not math.isnan(mean_dice(result))
+
+
+def test_who_starts_from_a_run_that_diverged_diverged_too(store, tmp_path, monkeypatch):
+    def diverges(*_):
+        raise DivergedError("20 steps in a row")
+
+    monkeypatch.setattr(module, "pretrain", diverges)
+    first = Job(tmp_path / "first", CONFIG, 0, restores=True)
+    job = Job(tmp_path / "job", CONFIG, 0, start=first)
+    for _ in range(2):
+        assert module._attempt(job, Store(store), False) is not None
+    result = json.loads(job.result.read_text())
+    assert result["diverged"] == f"{first.folder} diverged"
+    assert mean_dice(result) == 0.0
+    # What it had reached before does not count.
+    assert time_to_target({**result, "curve": [[10, 1.0, 0.9]]}, 0.5) is None
+
+
+def test_a_study_killed_in_its_first_moment_goes_on(store, tmp_path):
+    out = tmp_path / "study"
+    out.mkdir()
+    (out / ".study.json.partial").write_text("{")
+    module._open(STUDY, Store(store), out, resume=True)
+    module._open(STUDY, Store(store), out, resume=True)
+    assert json.loads((out / "study.json").read_text())["study"]["name"] == "trial"
+
+
+def test_a_run_done_by_another_process_meanwhile_is_not_done_again(store, tmp_path, monkeypatch):
+    job = Job(tmp_path / "run", CONFIG, 0)
+    job.folder.mkdir()
+    job.result.write_text("{}")
+    monkeypatch.setattr(module, "_do", lambda *_: pytest.fail("done twice"))
+    assert module._attempt(job, Store(store), False) is None
 
 
 def test_every_study_of_the_repository_reads_and_compares_arms():
@@ -216,6 +264,8 @@ def test_every_study_of_the_repository_reads_and_compares_arms():
         ("study = Study('n', 't', (Arm('a', C), Arm('a', C)))", "two arms are called a"),
         ("study = Study('n', 't', (Arm('a', C, baseline='b'),))", "has the baseline b"),
         ("study = Study('n', 't', (Arm('../a', C),))", "arms.0.name"),
+        ("study = Study('n', 't', (Arm('a', C, pretrain=C, teacher='a'),))", "the teacher a"),
+        ("study = Study('n', 't', (Arm('a', C), Arm('b', C, teacher='a')))", "no pretrain"),
         ("study = Study('n', 't', (Arm('a', C),), seeds=(1, 1))", "expected each once"),
     ],
 )

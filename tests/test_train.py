@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from made_stores import write_store
 
+from penn_jax import train as module
 from penn_jax.config import (
     Config,
     ModelConfig,
@@ -18,8 +19,11 @@ from penn_jax.data.store import Store
 from penn_jax.engine import probability_forward
 from penn_jax.loop import budget_used
 from penn_jax.model.network import Network, initialise
+from penn_jax.optim.checkpoint import Checkpoints
+from penn_jax.progress import warn
+from penn_jax.run import load_model
 from penn_jax.task import check_fit
-from penn_jax.train import labelled_cases, labelled_subset, validator
+from penn_jax.train import labelled_cases, labelled_subset, train, validator
 from penn_jax.types import InputError
 
 CONFIG = Config(
@@ -148,3 +152,25 @@ def test_labelled_subsets_are_nested_and_drawn_by_the_seed():
     assert set(labelled_subset(fewer, TrainConfig(seed=3, labelled=3))) <= chosen[1]
     with pytest.raises(InputError, match=r"--train.labelled: 21, expected at most the 20"):
         labelled_subset(names, TrainConfig(labelled=21))
+
+
+def test_a_run_killed_before_its_first_checkpoint_keeps_the_weights_it_starts_from(
+    store, tmp_path, monkeypatch
+):
+    config = replace(CONFIG, train=replace(CONFIG.train, max_steps=1, batch_size=4))
+    train(config, store, tmp_path / "first", progress=False)
+    begun = []
+
+    def killed(config, out, data, cases, objective, variables, *rest):
+        Checkpoints(out / "checkpoints", warn)  # what fit makes before its first step
+        begun.append(jax.tree.leaves(variables["params"]["conv_0"]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "fit", killed)
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            train(config, store, tmp_path / "run", tmp_path / "first", resume, progress=False)
+    loaded = jax.tree.leaves(load_model(tmp_path / "first")[2]["params"]["conv_0"])
+    for leaves in begun:
+        for leaf, expected in zip(leaves, loaded, strict=True):
+            np.testing.assert_array_equal(leaf, expected)

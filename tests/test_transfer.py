@@ -29,7 +29,7 @@ def other(fresh, monkeypatch):
         for collection, layers in fresh.items()
     }
     variables["params"]["head_0"]["kernel"] = np.ones(9)  # of other classes
-    monkeypatch.setattr(transfer, "load_model", lambda _: (Config(), {}, variables))
+    monkeypatch.setattr(transfer, "load_model", lambda _, newest: (Config(), {}, variables))
     return variables
 
 

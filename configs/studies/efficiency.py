@@ -16,7 +16,7 @@ from runpy import run_path
 from penn_jax.config import Arm, Study
 
 CONFIG = run_path(str(Path(__file__).parents[1] / "spine_t1.py"))["config"]
-COURSE = replace(CONFIG.train, max_seconds=0.0, max_steps=600, validate_every=20)
+COURSE = replace(CONFIG.train, max_seconds=0.0, max_steps=600, validate_every=10)
 ALL = replace(CONFIG, train=COURSE)
 MASKED = replace(
     ALL,
@@ -36,10 +36,9 @@ PLAIN = {
 RATES = (0.02, 0.05, 0.1)
 
 
-def arm(name, description, rates, optim, pretrain=None):
+def arm(name, description, rates, optim, pretrain=None, baseline="sgd"):
     config = replace(ALL, optim=replace(ALL.optim, **optim))
-    baseline = None if name == "sgd" else "sgd"
-    return Arm(name, config, description, pretrain, baseline, rates)
+    return Arm(name, config, description, pretrain, baseline=baseline, learning_rates=rates)
 
 
 MOMENTUM = {**PLAIN, "momentum": 0.95, "nesterov": True}
@@ -48,13 +47,43 @@ study = Study(
     name="efficiency",
     title="Steps and seconds to Dice 0.85 on spine_t1",
     arms=(
-        arm("sgd", "plain SGD, the schedule alone", (0.1, 0.3, 1.0), PLAIN),
+        arm("sgd", "plain SGD, the schedule alone", (0.1, 0.3, 1.0), PLAIN, baseline=None),
         arm("momentum", "+ Nesterov momentum", RATES, MOMENTUM),
-        arm("warm-up", "momentum + warm-up", RATES, {**MOMENTUM, "warmup": 0.03}),
-        arm("decay", "momentum + weight decay", RATES, {**MOMENTUM, "weight_decay": 5e-4}),
-        arm("clip", "momentum + clipped gradient", RATES, {**MOMENTUM, "clip": 5.0}),
-        arm("centralise", "momentum + centralised", RATES, {**MOMENTUM, "centralise": True}),
-        arm("average", "momentum + averaged weights", RATES, {**MOMENTUM, "average": 0.98}),
+        arm(
+            "warm-up",
+            "momentum + warm-up",
+            RATES,
+            {**MOMENTUM, "warmup": 0.03},
+            baseline="momentum",
+        ),
+        arm(
+            "decay",
+            "momentum + weight decay",
+            RATES,
+            {**MOMENTUM, "weight_decay": 5e-4},
+            baseline="momentum",
+        ),
+        arm(
+            "clip",
+            "momentum + clipped gradient",
+            RATES,
+            {**MOMENTUM, "clip": 5.0},
+            baseline="momentum",
+        ),
+        arm(
+            "centralise",
+            "momentum + centralised",
+            RATES,
+            {**MOMENTUM, "centralise": True},
+            baseline="momentum",
+        ),
+        arm(
+            "average",
+            "momentum + averaged weights",
+            RATES,
+            {**MOMENTUM, "average": 0.98},
+            baseline="momentum",
+        ),
         arm("enhanced", "all of these", RATES, {}),
         arm("enhanced-pre-trained", "all, after masked blocks", RATES, {}, MASKED),
         arm(

@@ -3,7 +3,7 @@
 penn prepare $PENN_DATA/spine_t1 prepared/spine_t1 --merge-labels
 penn study configs/studies/four_spines.py --data prepared/spine_t1 --out studies/four_spines
 
-Each seed draws its own four spines, the same for both arms. About 45 minutes.
+Each seed draws its own four spines, the same for all arms. About two hours.
 """
 
 from dataclasses import replace
@@ -14,13 +14,30 @@ from penn_jax.config import Arm, Study
 
 CONFIG = run_path(str(Path(__file__).parents[1] / "spine_t1.py"))["config"]
 BASE = replace(CONFIG, train=replace(CONFIG.train, labelled=4))
+LONGER = replace(BASE, train=replace(BASE.train, max_seconds=600.0))
 MASKED = replace(CONFIG, name="masked", optim=replace(CONFIG.optim, learning_rate=0.05))
+TAUGHT = replace(CONFIG, name="taught")
 
 study = Study(
     name="four_spines",
     title="Four labelled spines, 300 s of training",
     arms=(
         Arm("scratch", BASE, "newly drawn weights"),
-        Arm("pre-trained", BASE, "300 s of restoring masked blocks first", MASKED, "scratch"),
+        Arm("scratch-600", LONGER, "newly drawn weights, twice the time"),
+        Arm(
+            "restored",
+            BASE,
+            "300 s of restoring masked blocks first",
+            pretrain=MASKED,
+            baseline="scratch",
+        ),
+        Arm(
+            "self-trained",
+            BASE,
+            "300 s on what the first arm's network says of all training scans, first",
+            pretrain=TAUGHT,
+            teacher="scratch",
+            baseline="scratch",
+        ),
     ),
 )

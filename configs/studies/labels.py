@@ -3,7 +3,7 @@
 penn prepare $PENN_DATA/spine_t1 prepared/spine_t1 --merge-labels
 penn study configs/studies/labels.py --data prepared/spine_t1 --out studies/labels
 
-Three pre-trainings and 24 runs of 300 s: about two and a half hours.
+15 pre-trainings and 36 runs of 300 s: about four and a half hours.
 """
 
 from dataclasses import replace
@@ -14,14 +14,29 @@ from penn_jax.config import Arm, Study
 
 CONFIG = run_path(str(Path(__file__).parents[1] / "spine_t1.py"))["config"]
 MASKED = replace(CONFIG, name="masked", optim=replace(CONFIG.optim, learning_rate=0.05))
+TAUGHT = replace(CONFIG, name="taught")
 
 
-def arms(labelled: int) -> tuple[Arm, Arm]:
+def arms(labelled: int) -> tuple[Arm, ...]:
     config = replace(CONFIG, train=replace(CONFIG.train, labelled=labelled))
     scratch = f"{labelled}-scratch"
     return (
         Arm(scratch, config, f"{labelled} labelled spines, newly drawn weights"),
-        Arm(f"{labelled}-pre-trained", config, f"{labelled}, after masked blocks", MASKED, scratch),
+        Arm(
+            f"{labelled}-restored",
+            config,
+            "the same, after restoring masked blocks",
+            pretrain=MASKED,
+            baseline=scratch,
+        ),
+        Arm(
+            f"{labelled}-self-trained",
+            config,
+            "the same, after learning what the first arm's network says of all training scans",
+            pretrain=TAUGHT,
+            teacher=scratch,
+            baseline=scratch,
+        ),
     )
 
 

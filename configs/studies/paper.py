@@ -23,6 +23,12 @@ study = Study(
     "other cases: the figures stand beside each other, they do not compare.",
     arms=(
         Arm("scratch", CONFIG, "enhanced SGD"),
-        Arm("pre-trained", CONFIG, "enhanced SGD after masked blocks", MASKED, "scratch"),
+        Arm(
+            "restored",
+            CONFIG,
+            "after masked blocks, enhanced SGD",
+            pretrain=MASKED,
+            baseline="scratch",
+        ),
     ),
 )

@@ -46,9 +46,7 @@ def check_file(path: Path, root: Path | None = None) -> None:
     Raises:
         InputError: no NIfTI name or an unprintable one, not a file, or a link out of the root.
     """
-    if any(unicodedata.category(letter) in _UNPRINTABLE for letter in path.name):
-        wrong = "control characters or broken UTF-8 in its name"
-        raise InputError(path, wrong, "a name of printable characters", "rename it")
+    check_name(path)
     if not path.is_file():
         wrong = "no such file or folder"
         if path.is_symlink():
@@ -61,6 +59,17 @@ def check_file(path: Path, root: Path | None = None) -> None:
         raise InputError(path, "not a NIfTI name", ".nii.gz or .nii", remedy)
     if root is not None:
         check_inside(path, root)
+
+
+def check_name(path: Path) -> None:
+    """Make sure that a name can be shown.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if any(unicodedata.category(letter) in _UNPRINTABLE for letter in path.name):
+        wrong = "control characters or broken UTF-8 in its name"
+        raise InputError(path, wrong, "a name of printable characters", "rename it")
 
 
 def check_inside(path: Path, root: Path) -> None:

@@ -111,6 +111,26 @@ def affine_of(header: Header) -> Float64[np.ndarray, "4 4"]:
     return np.asarray(header.get_best_affine(), np.float64)
 
 
+def header_of(shape: tuple[int, ...], affine: Float64[np.ndarray, "4 4"], path: Path) -> Header:
+    """The header of voxels that come from no NIfTI file.
+
+    Args:
+        shape: of the volume.
+        affine: from voxel to mm.
+        path: where the voxels are from, for the message.
+
+    Raises:
+        InputError: the affine is not that of a usable volume.
+    """
+    _check_affine(path, affine)
+    header = nib.Nifti1Header()
+    header.set_data_shape(shape)
+    header.set_sform(affine, code="scanner")
+    header.set_qform(affine, code="scanner")
+    header.set_xyzt_units("mm")
+    return header
+
+
 def end_of_data(header: Header) -> int:
     """Byte after the last voxel."""
     return int(header["vox_offset"]) + math.prod(shape_of(header)) * _voxel_type(header).itemsize

@@ -119,8 +119,7 @@ def _window(
 ) -> Shaped[np.ndarray, "*size"]:
     start = origin.astype(int).tolist()
     around = [
-        (max(0, -a), max(0, a + s - n))
-        for a, s, n in zip(start, size, array.shape, strict=False)
+        (max(0, -a), max(0, a + s - n)) for a, s, n in zip(start, size, array.shape, strict=False)
     ]
     inside = tuple(slice(max(0, a), a + s) for a, s in zip(start, size, strict=True))
     around += [(0, 0)] * (array.ndim - len(around))

@@ -1,4 +1,4 @@
-"""Finds the scans to predict among files and folders: names only, nothing is read."""
+"""Finds the scans to predict among files and folders, by their names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from penn_jax.data.files import check_file, nifti_files, stem
+from penn_jax.data.dicom_slices import is_series
+from penn_jax.data.files import check_file, check_name, nifti_files, stem
 from penn_jax.types import InputError
 
 _CHANNEL = re.compile(r"_(\d{4})$")
@@ -17,7 +18,8 @@ def find_scans(inputs: Sequence[Path], channels: int) -> dict[str, list[Path]]:
 
     Args:
         inputs: files and folders; a folder gives the NIfTI files in it, none of which may be a link
-            out of it. A file may be a link to anywhere.
+            out of it, and where there are none but DICOM files, it is one scan, named as it is. A
+            file may be a link to anywhere.
         channels: how many files a case must have.
 
     Raises:
@@ -28,8 +30,12 @@ def find_scans(inputs: Sequence[Path], channels: int) -> dict[str, list[Path]]:
     for path in inputs:
         if path.is_dir():
             found = nifti_files(path.iterdir(), path)
+            if not found and is_series(path):
+                found = [path if path.name else path.resolve()]
+                check_name(found[0])
             if not found:
-                raise InputError(path, "no scans", "files .nii.gz or .nii", "give another folder")
+                expected = "files .nii.gz or .nii, or a DICOM series"
+                raise InputError(path, "no scans", expected, "give another folder")
             files += found
         else:
             check_file(path)

@@ -19,6 +19,7 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Collection
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -95,10 +96,16 @@ class Store:
             )
         return tuple(self.manifest["cases"][case]["frames_shape"])
 
-    def with_splits(self, splits: list[Split]) -> Store:
-        """The same cases under other splits, for choices that must not see the validation cases."""
-        other = copy.copy(self)
-        other.manifest = {**self.manifest, "splits": splits}
+    def with_splits(self, splits: list[Split], unseen: Collection[str] = ()) -> Store:
+        """The same cases under other splits, for choices that must not see the validation cases.
+
+        Args:
+            splits: in place of the manifest's.
+            unseen: cases that count as for testing: nothing trains on them or on their kin.
+        """
+        other, cases = copy.copy(self), self.manifest["cases"]
+        held = {name: {**case, "part": "test"} for name, case in cases.items() if name in unseen}
+        other.manifest = {**self.manifest, "splits": splits, "cases": {**cases, **held}}
         return other
 
     def split(self, fold: int) -> Split:

@@ -1,6 +1,6 @@
-"""NIfTI files: read with every doubt raised, written with the geometry of another.
+"""Volumes in files: read with every doubt raised, written as NIfTI with the geometry of another.
 
-A file is read whole, once, piece by piece into memory that grows with what is there: what its
+A NIfTI file is read whole, once, piece by piece into memory that grows with what is there: what its
 header claims is checked before (``header.py``), its gzip checksum and its end after.
 """
 
@@ -16,15 +16,18 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from jaxtyping import Float, Float64, Real, UInt8
+from jaxtyping import Float, Float32, Float64, Real, UInt8
 from nibabel.arrayproxy import ArrayProxy
 
+from penn_jax.data.dicom import read_series, series_grid
+from penn_jax.data.dicom_slices import is_series
 from penn_jax.data.grid import LARGEST_INTENSITY, LEAST_CONTRAST, FrameGrid, plan_frames
 from penn_jax.data.header import (
     LARGEST_BYTES,
     Header,
     affine_of,
     end_of_data,
+    header_of,
     opened,
     read_header,
     shape_of,
@@ -102,7 +105,8 @@ def read_image(paths: Sequence[Path]) -> Volume:
     """Read one image, a file for each channel, all on one grid.
 
     Args:
-        paths: at least one ``.nii.gz`` or ``.nii``, three axes, or more if the rest are of size 1.
+        paths: at least one ``.nii.gz`` or ``.nii``, three axes, or more if the rest are of size 1;
+            or a folder of one DICOM series.
 
     Returns:
         float32 (X, Y, Z, C), scaled as the header says.
@@ -120,10 +124,14 @@ def read_image(paths: Sequence[Path]) -> Volume:
 
 
 def _read_channel(path: Path) -> Volume:
-    with opened(path) as stream:
-        header = read_header(path, stream)
-        _check_packing(path, header)
-        array = np.asarray(_voxels(header, stream), np.float32)
+    if is_series(path):
+        array, affine = read_series(path)
+        header = header_of(array.shape, affine, path)
+    else:
+        with opened(path) as stream:
+            header = read_header(path, stream)
+            _check_packing(path, header)
+            array = np.asarray(_voxels(header, stream), np.float32)
     if broken := array.size - np.count_nonzero(np.isfinite(array)):
         wrong = f"{broken} voxels are NaN, infinite or beyond float32"
         raise InputError(path, wrong, "finite intensities", "repair it or leave the case out")
@@ -168,7 +176,7 @@ def read_geometry(path: Path) -> Volume:
     """Read only where the voxels lie: a volume whose array has the shape but holds no data.
 
     Args:
-        path: ``.nii.gz`` or ``.nii``.
+        path: ``.nii.gz`` or ``.nii``, or a folder of one DICOM series.
 
     Returns:
         An array of zeros that takes no memory, the affine and the header.
@@ -176,8 +184,12 @@ def read_geometry(path: Path) -> Volume:
     Raises:
         InputError: the header is not that of a usable scalar image.
     """
-    with opened(path) as stream:
-        header = read_header(path, stream)
+    if is_series(path):
+        shape, affine = series_grid(path)
+        header = header_of(shape, affine, path)
+    else:
+        with opened(path) as stream:
+            header = read_header(path, stream)
     return _volume(path, np.broadcast_to(np.uint8(0), shape_of(header)), header)
 
 
@@ -204,6 +216,11 @@ def write_probabilities(
         like: the scan.
     """
     _write(path, probabilities.astype(np.float32, copy=False), like)
+
+
+def write_map(path: Path, values: Float32[np.ndarray, "X Y Z"], like: Volume) -> None:
+    """Write a number for each voxel as float32, geometry as ``write_mask``."""
+    _write(path, values.reshape(like._header.get_data_shape(), order="F"), like)
 
 
 def _write(path: Path, array: np.ndarray, like: Volume) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from penn_jax.report.tables import six_metric_markdown
@@ -24,6 +26,8 @@ and gives `logits` and `probabilities`, (batch, classes, *sizes). What must happ
 and after is in `config.json`; penn_jax does it: `penn predict . scans/ --out masks`.""",
     "stablehlo": """\
 ```python
+import jax.export
+
 program = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
 logits = program.call(image)
 ```
@@ -117,20 +121,22 @@ The weights are not those of the paper. Cite the data they were trained on as it
 """
 
 
-def check_evaluation(values: Mapping[str, Any], source: object) -> None:
-    """Make sure that a JSON object is what ``penn evaluate --out`` writes.
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """What ``penn evaluate --out`` wrote, as far as a card tells of it.
 
     Raises:
-        InputError: it is something else.
+        InputError: the file cannot be read, or is something else.
     """
     try:
+        values = json.loads(path.read_text(encoding="utf-8"))
         six_metric_markdown(values)
         len(values["cases"])
-        evaluation_scores(values)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        json.dumps(evaluation_scores(values), allow_nan=False)
+    except (OSError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
-            source, "is no evaluation", "the JSON file of penn evaluate --out", "evaluate first"
+            path, "is no evaluation", "the JSON file of penn evaluate --out", "evaluate first"
         ) from error
+    return values
 
 
 def evaluation_scores(evaluation: Mapping[str, Any]) -> dict[str, float]:

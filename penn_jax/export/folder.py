@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,35 @@ def is_export(folder: Path) -> bool:
         return FORMAT in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, RecursionError):
         return False
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes ``out`` when all is in it, and is removed where that fails.
+
+    Raises:
+        InputError: ``out`` is there and is no empty folder.
+    """
+    check_new(out)
+    out = out.absolute()  # "." has no name
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_new(out: Path) -> None:
+    """Make sure that nothing is overwritten.
+
+    Raises:
+        InputError: ``out`` is there and is no empty folder.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise InputError(out, "is there already", "a new folder", "choose another")
 
 
 def write_export(folder: Path, content: Mapping[str, Any], weights: bytes) -> None:

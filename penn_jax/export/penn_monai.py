@@ -18,19 +18,40 @@ from monai.data.meta_tensor import MetaTensor
 from monai.inferers.inferer import Inferer
 from monai.transforms.transform import MapTransform
 
-from .penn_torch import Grid, drop_small, plan, predict, to_frames, to_mask, write_mask
+from .penn_torch import (
+    Grid,
+    check_scan,
+    drop_small,
+    plan,
+    predict,
+    to_frames,
+    to_mask,
+    voxel_sizes,
+    write_mask,
+)
 
 _ENDINGS = (".nii.gz", ".nii")
 
 
 def find_scans(folder: str, channels: Sequence[str]) -> list[dict[str, list[str]]]:
-    """The scans of a folder, one dictionary each; several channels end in _0000, _0001, …."""
-    files = sorted(str(p) for p in Path(folder).iterdir() if p.name.endswith(_ENDINGS))
-    if len(channels) == 1:
-        return [{"image": [file]} for file in files]
-    endings = [tuple(f"_{c:04d}{end}" for end in _ENDINGS) for c in range(len(channels))]
-    each = ([file for file in files if file.endswith(ending)] for ending in endings)
-    return [{"image": list(scan)} for scan in zip(*each, strict=True)]
+    """The scans of a folder, one dictionary each; several channels end in _0000, _0001, ….
+
+    Raises:
+        ValueError: there is none, or a channel of a case is missing, or there twice.
+    """
+    paths = [path for path in Path(folder).iterdir() if path.name.endswith(_ENDINGS)]
+    cases: dict[str, list[Path]] = {}
+    for path in sorted(path for path in paths if not path.name.startswith(".")):
+        name = _stem(path)[: -len("_0000")] if len(channels) > 1 else _case(path)
+        cases.setdefault(name, []).append(path)
+    for name, files in cases.items():
+        wanted = [f"{name}_{number:04d}" for number in range(len(channels))]
+        found = [_stem(path) for path in files]
+        if found != wanted and (len(channels) > 1 or found != [name]):
+            raise ValueError(f"{folder}: found {', '.join(found)}, expected {', '.join(wanted)}")
+    if not cases:
+        raise ValueError(f"{folder}: expected scans that end in {' or '.join(_ENDINGS)}")
+    return [{"image": [str(path) for path in files]} for files in cases.values()]
 
 
 class ToFramesd(MapTransform):
@@ -44,7 +65,10 @@ class ToFramesd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             image = result[key]
-            frames = to_frames(image.numpy(), _grid(image, self.dimensions, self.spacing))
+            scan = image.numpy()
+            for channel in scan:
+                check_scan(image.meta["filename_or_obj"], channel, _affine(image))
+            frames = to_frames(scan, _grid(image, self.dimensions, self.spacing))
             result[key] = MetaTensor(torch.from_numpy(frames), meta=image.meta)
         return result
 
@@ -101,15 +125,18 @@ class ToMaskd(MapTransform):
         for key in self.key_iterator(result):
             likely = np.moveaxis(np.asarray(result[key].cpu()), 1, 0)
             classes = to_mask(likely, grid)
-            spacing = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)).tolist()
-            drop_small(classes, spacing, self.smallest_component)
+            drop_small(classes, voxel_sizes(affine), self.smallest_component)
             mask = torch.from_numpy(self.values[classes][np.newaxis])
             result[key] = MetaTensor(mask, meta=image.meta)
         return result
 
 
 class SaveMaskd(MapTransform):
-    """Write a mask (1, X, Y, Z) as ``<scan's name>`` into a folder, with the scan's geometry."""
+    """Write a mask (1, X, Y, Z) as ``<case>.nii.gz`` into a folder, with the scan's geometry.
+
+    Raises:
+        ValueError: it would overwrite the scan.
+    """
 
     def __init__(self, keys: Any, output_dir: str):
         super().__init__(keys)
@@ -119,10 +146,20 @@ class SaveMaskd(MapTransform):
         self.output_dir.mkdir(parents=True, exist_ok=True)
         for key in self.key_iterator(dict(data)):
             scan = Path(data[key].meta["filename_or_obj"])
-            name = scan.name.removesuffix(".gz").removesuffix(".nii").removesuffix("_0000")
-            mask = np.asarray(data[key][0].cpu(), np.uint8)
-            write_mask(self.output_dir / f"{name}.nii.gz", mask, nib.load(scan))
+            path = self.output_dir / f"{_case(scan)}.nii.gz"
+            if path.resolve() == scan.resolve():
+                raise ValueError(f"{path}: is the scan itself; give another --output_dir")
+            write_mask(path, np.asarray(data[key][0].cpu(), np.uint8), nib.load(scan))
         return data
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gz").removesuffix(".nii")
+
+
+def _case(path: Path) -> str:
+    """What a scan is called, by its only or first file."""
+    return _stem(path).removesuffix("_0000")
 
 
 def _grid(image: Any, dimensions: int, spacing: Sequence[float] | None) -> Grid:

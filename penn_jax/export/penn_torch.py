@@ -8,7 +8,9 @@ This file stands alone: it needs torch, safetensors, numpy and nibabel, and besi
 ``config.json`` and ``model.safetensors`` that ``penn export --to torch`` wrote. To go on training::
 
     from penn_torch import load
-    network, config = load(".")  # a torch.nn.Module, from (B, C, *spatial) to (B, K, *spatial)
+    network, config = load(".")  # a torch.nn.Module, from (B, M, *spatial) to (B, K, *spatial)
+
+nibabel is imported where scans are read and written: :func:`load` does without it.
 
 Letters of shapes: B batch, C channels, K classes, F frames (the slices of a scan, or one for the
 whole scan in 3-D), M channels of the network's input: those of a slice and of its neighbours.
@@ -17,6 +19,7 @@ whole scan in 3-D), M channels of the network's input: those of a slice and of i
 from __future__ import annotations
 
 import argparse
+import gzip
 import hashlib
 import json
 import math
@@ -29,10 +32,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-import nibabel as nib
 import numpy as np
 import torch
-from nibabel.filebasedimages import ImageFileError
 from torch import nn
 from torch.nn.functional import leaky_relu
 
@@ -210,7 +211,9 @@ def load(folder: str | Path, weights: str | Path | None = None) -> tuple[Network
 
     Raises:
         InputError: a file is not the one that was exported, or the weights are of another network.
+        OSError: a file cannot be read.
     """
+    # Here, for a MONAI bundle has this file too, and may run where safetensors is not installed.
     from safetensors import SafetensorError
     from safetensors.torch import load as tensors
 
@@ -254,6 +257,8 @@ PERCENTILES = (0.5, 99.5)
 BODY_THRESHOLD = 0.05
 LARGEST_INTENSITY, LEAST_CONTRAST = 1e30, 1e-30
 """Between these, sums, differences and deviations neither overflow nor vanish in float32."""
+SPACINGS, LARGEST_SHEAR = (1e-3, 100.0), 0.01
+"""Least and greatest voxel size, mm, and the greatest cosine between the axes of voxels."""
 
 
 @dataclass(frozen=True)
@@ -285,8 +290,9 @@ def plan(
         dimensions: spatial axes of a frame, 2 or 3.
         spacing: target of the frames' spatial axes in mm, None for the scan's own.
     """
-    distances = np.sqrt((np.asarray(affine, np.float64)[:3, :3] ** 2).sum(axis=0))
-    orientation = nib.orientations.io_orientation(affine)
+    from nibabel.orientations import io_orientation
+
+    distances, orientation = voxel_sizes(affine), io_orientation(affine)
     file_axis = [int(axis) for axis in np.argsort(orientation[:, 0])]
     order = [0, 1, 2]
     if dimensions == 2:
@@ -303,6 +309,11 @@ def plan(
     ]
     flips = tuple(k for k, axis in enumerate(axes) if orientation[axis, 1] < 0)
     return Grid(tuple(map(int, shape)), axes, flips, tuple(map(int, sizes)))
+
+
+def voxel_sizes(affine: np.ndarray) -> np.ndarray:
+    """Distance between voxels along each axis of a scan, mm."""
+    return np.sqrt((np.asarray(affine, np.float64)[:3, :3] ** 2).sum(axis=0))
 
 
 def to_frames(scan: np.ndarray, grid: Grid) -> np.ndarray:
@@ -464,7 +475,7 @@ def to_mask(probabilities: Iterable[np.ndarray], grid: Grid) -> np.ndarray:
     return mask
 
 
-def drop_small(mask: np.ndarray, spacing: Sequence[float], smallest: float) -> None:
+def drop_small(mask: np.ndarray, spacing: Iterable[float], smallest: float) -> None:
     """Make background of each component of a class (26 neighbours) below a volume, in place.
 
     Args:
@@ -520,18 +531,19 @@ def segment(
         config: from :func:`load`.
 
     Raises:
-        InputError: a file cannot be used.
+        InputError: a file cannot be used, or the mask would overwrite a scan.
         OSError: a file cannot be read or written.
     """
     if not mask.name.endswith((".nii", ".nii.gz")):
         raise InputError(f"{mask}: not a NIfTI name; end it in .nii.gz")
+    if mask.resolve() in [image.resolve() for image in images]:
+        raise InputError(f"{mask}: is the scan itself; give the mask another name")
     scan, like = read_scan(images, config["scan"]["channels"])
     grid = plan(
         scan.shape[1:], like.affine, config["scan"]["dimensions"], config["scan"]["spacing"]
     )
     classes = to_mask(predict(network, to_frames(scan, grid), **config["evaluation"]), grid)
-    spacing = np.sqrt((like.affine[:3, :3] ** 2).sum(axis=0)).tolist()
-    drop_small(classes, spacing, config["mask"]["smallest_component"])
+    drop_small(classes, voxel_sizes(like.affine), config["mask"]["smallest_component"])
     write_mask(mask, np.asarray(config["mask"]["values"], np.uint8)[classes], like)
 
 
@@ -539,40 +551,96 @@ def read_scan(images: Sequence[Path], channels: Sequence[str]) -> tuple[np.ndarr
     """The channels of a scan, float32 (C, X, Y, Z), and the first file's NIfTI image.
 
     Raises:
-        InputError: too few or too many files, one that is no finite image of three axes with
-            contrast, or one on another grid than the first.
+        InputError: too few or too many files, one that cannot be used, or one on another grid than
+            the first: a corner of it lies more than a tenth of a voxel off.
+        OSError: a file cannot be read.
     """
     if len(images) != len(channels):
         named = ", ".join(channels)
         raise InputError(f"{len(images)} images, but the network takes {len(channels)}: {named}")
-    arrays, first = [], None
-    for path in images:
-        try:
-            image: Any = nib.load(path)
-            with np.errstate(all="ignore"):  # what overflows is told below
-                array = np.asarray(image.dataobj, np.float32)
-        except (ImageFileError, EOFError, TypeError, ValueError, zlib.error) as error:
-            raise InputError(f"{path}: cannot be read as an image ({error})") from error
-        if not isinstance(image, nib.Nifti1Image):
-            raise InputError(f"{path}: is no NIfTI file; convert it")
-        if array.ndim < 3 or math.prod(array.shape[3:]) != 1:
-            raise InputError(f"{path}: its shape is {array.shape}, expected three axes")
-        low, high = float(array.min()), float(array.max())
-        finite = -LARGEST_INTENSITY <= low <= high <= LARGEST_INTENSITY
-        if not finite or high - low < LEAST_CONTRAST:
-            raise InputError(f"{path}: expected finite intensities with contrast")
-        first = image if first is None else first
-        if image.shape != first.shape or np.abs(image.affine - first.affine).max() > 0.01:
+    volumes = [read_channel(path) for path in images]
+    first, like = volumes[0]
+    corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in first.shape))])
+    for path, (array, image) in zip(images, volumes, strict=True):
+        moved = np.abs(corners @ (image.affine - like.affine).T).max()
+        if array.shape != first.shape or moved > 0.1 * voxel_sizes(like.affine).min():
             raise InputError(f"{path}: lies on another grid than {images[0]}; resample it")
-        arrays.append(array.reshape(array.shape[:3]))
-    return np.stack(arrays), first
+    return np.stack([array for array, _ in volumes]), like
+
+
+def read_channel(path: Path) -> tuple[np.ndarray, Any]:
+    """The voxels of a file, float32 (X, Y, Z), and its NIfTI image.
+
+    Raises:
+        InputError: it is no whole NIfTI file of three axes and real numbers, or cannot be used.
+        OSError: it cannot be read.
+    """
+    import nibabel as nib
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    try:
+        if path.name.endswith(".gz"):
+            with gzip.open(path) as stream:
+                while stream.read(1 << 20):
+                    pass  # nibabel stops before the checksum at the end
+        image: Any = nib.load(path)
+        if image.get_data_dtype().kind not in "iuf":
+            raise TypeError(f"its voxels are {image.get_data_dtype()}")
+        with np.errstate(all="ignore"):  # what overflows is told below
+            array = np.asarray(image.dataobj, np.float32)
+    except (
+        *(ImageFileError, HeaderDataError, gzip.BadGzipFile, zlib.error),
+        *(EOFError, MemoryError, OverflowError, TypeError, ValueError),
+    ) as error:
+        wrong = str(error) or type(error).__name__
+        raise InputError(f"{path}: cannot be read as an image ({wrong})") from error
+    if not isinstance(image, nib.Nifti1Image):
+        raise InputError(f"{path}: is no NIfTI file; convert it")
+    if int(image.header["xyzt_units"]) % 8 in (1, 3):  # metres, micrometres
+        raise InputError(f"{path}: its unit of length is not mm; convert its header")
+    if array.ndim < 3 or math.prod(array.shape[3:]) != 1 or not array.size:
+        raise InputError(f"{path}: its shape is {array.shape}, expected three axes")
+    array = array.reshape(array.shape[:3])
+    check_scan(path, array, np.asarray(image.affine))
+    return array, image
+
+
+def check_scan(name: object, array: np.ndarray, affine: np.ndarray) -> None:
+    """Make sure that a scan lies somewhere and shows something.
+
+    Args:
+        name: of the scan, for the message.
+        array: its voxels, of any shape.
+        affine: (4, 4), from voxel to mm.
+
+    Raises:
+        InputError: it does not.
+    """
+    sizes = voxel_sizes(affine)
+    if not np.isfinite(affine).all() or sizes.min() < SPACINGS[0] or sizes.max() > SPACINGS[1]:
+        raise InputError(f"{name}: expected an affine with voxels of {SPACINGS} mm")
+    axes = affine[:3, :3] / sizes
+    if np.abs(axes.T @ axes - np.eye(3)).max() > LARGEST_SHEAR:
+        raise InputError(f"{name}: expected an affine of right angles; resample it")
+    low, high = float(array.min()), float(array.max())
+    finite = -LARGEST_INTENSITY <= low <= high <= LARGEST_INTENSITY
+    if not finite or high - low < LEAST_CONTRAST:
+        raise InputError(f"{name}: expected finite intensities with contrast")
 
 
 def write_mask(path: Path, mask: np.ndarray, like: Any) -> None:
     """Write a mask that overlays its scan in any viewer, whole or not at all.
 
     Nothing but the geometry of the scan's header is kept: its texts may name the patient.
+
+    Args:
+        path: ends in ``.nii.gz`` or ``.nii``.
+        mask: uint8 (X, Y, Z).
+        like: the scan as nibabel loads it.
     """
+    import nibabel as nib
+
     header = type(like.header)()
     for name in _GEOMETRY:
         header[name] = like.header[name]
@@ -588,6 +656,18 @@ def write_mask(path: Path, mask: np.ndarray, like: Any) -> None:
 # ---- the command -------------------------------------------------------------------------------
 
 
+def find_device(name: str) -> torch.device:
+    """A device of PyTorch by its name.
+
+    Raises:
+        InputError: it is not here.
+    """
+    try:
+        return torch.zeros(0, device=name).device
+    except (AssertionError, RuntimeError) as error:  # a build without CUDA raises the former
+        raise InputError(f"--device {name}: PyTorch has no such device here") from error
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Segment one scan; what is wrong is told in one line, with exit code 2."""
     parser = argparse.ArgumentParser(prog="penn_torch", description="NIfTI scan to NIfTI mask.")
@@ -599,9 +679,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     torch.backends.cudnn.allow_tf32 = False  # a mask must not depend on the device
     try:
+        device = find_device(options.device)
         network, config = load(Path(__file__).resolve().parent, options.weights)
-        segment(options.images, options.mask, network.to(options.device), config)
-    except (OSError, InputError) as error:
+        segment(options.images, options.mask, network.to(device), config)
+    except (OSError, ImportError, InputError) as error:  # ImportError: nibabel or safetensors
         print(f"penn_torch: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     return 0

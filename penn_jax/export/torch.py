@@ -58,12 +58,16 @@ def read_checkpoint(content: bytes, source: Path) -> dict[str, np.ndarray]:
         raise InputError(source, wrong, expected, remedy) from error
     if not isinstance(state, dict):
         raise InputError(source, f"holds a {type(state).__name__}", expected, remedy)
+    arrays: dict[str, np.ndarray] = {}
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise InputError(source, f"{name!r} is a {type(value).__name__}", expected, remedy)
-        if value.dtype == torch.bfloat16:  # which NumPy does not have
-            raise InputError(source, f"{name} is bfloat16", "float32", "save it as float32")
-    return {str(name): value.detach().numpy() for name, value in state.items()}
+        try:
+            arrays[str(name)] = value.detach().numpy()
+        except (RuntimeError, TypeError) as error:  # bfloat16, sparse, quantised, …
+            wrong = f"{name} is {str(value.dtype).removeprefix('torch.')}"
+            raise InputError(source, wrong, "dense float32", "save it so") from error
+    return arrays
 
 
 def _tensors(state: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:

@@ -52,7 +52,7 @@ class Checkpoints:
         for path in self._folder.glob(f"*{_PARTIAL}"):
             shutil.rmtree(path)
         aside = []
-        for step in _steps(self._folder):
+        for step in saved_steps(self._folder):
             path = self._folder / str(step)
             if wrong := damage(path):
                 aside.append(_set_aside(path, self._folder.parent / "damaged"))
@@ -106,7 +106,7 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The newest whole step, or None."""
-        return max(_steps(self._folder), default=None)
+        return max(saved_steps(self._folder), default=None)
 
     def restore_state(self, step: int, like: Any) -> Any:
         """The training state, shaped like ``like``.
@@ -134,7 +134,7 @@ class Checkpoints:
         return read_seal(self._folder / str(step))["account"]
 
     def _prune(self) -> None:
-        steps = sorted(_steps(self._folder))
+        steps = sorted(saved_steps(self._folder))
         kept = {*steps[-_LATEST_KEPT:], *_best_first(self._folder)[:1]}
         for step in steps:
             if step not in kept:
@@ -160,7 +160,7 @@ def read_model(folder: Path, warn: Warn, newest: bool = False) -> dict[str, Any]
     damaged: set[int] = set()
     while steps := [
         step
-        for step in (sorted(_steps(folder), reverse=True) if newest else _best_first(folder))
+        for step in (sorted(saved_steps(folder), reverse=True) if newest else _best_first(folder))
         if step not in damaged
     ]:
         path = folder / str(steps[0])
@@ -177,6 +177,13 @@ def read_model(folder: Path, warn: Warn, newest: bool = False) -> dict[str, Any]
     raise InputError(folder, wrong, expected, remedy)
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """The steps of which ``<run>/checkpoints`` holds a checkpoint; none where it is missing."""
+    if not folder.is_dir():
+        return []
+    return [int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir()]
+
+
 def _check_room(folder: Path, items: Any) -> None:
     """Look before writing: TensorStore's threads print tracebacks when they meet a full disk."""
     needed = _METADATA_BYTES + sum(array.nbytes for array in jax.tree.leaves(items))
@@ -185,13 +192,6 @@ def _check_room(folder: Path, items: Any) -> None:
 
 
 # ---- folders -----------------------------------------------------------------------------------
-
-
-def _steps(folder: Path) -> list[int]:
-    """Steps that have a folder."""
-    if not folder.is_dir():
-        return []
-    return [int(path.name) for path in folder.iterdir() if path.name.isdigit() and path.is_dir()]
 
 
 def _best_first(folder: Path) -> list[int]:
@@ -208,7 +208,7 @@ def _best_first(folder: Path) -> list[int]:
             return (np.inf, step)
         return (-np.inf if score is None else score, step)
 
-    return sorted(_steps(folder), key=rank, reverse=True)
+    return sorted(saved_steps(folder), key=rank, reverse=True)
 
 
 def _set_aside(path: Path, folder: Path) -> Path:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Shaped, UInt8
+from jaxtyping import Float32, Float64, Shaped, UInt8
 
 from penn_jax.data.grid import FrameGrid, block_from_frames, normalise, oriented, to_frames
 from penn_jax.data.volume import Volume, frame_grid, read_image
+from penn_jax.predict.certainty import entropy, overlap_sums
 from penn_jax.predict.dense import Block, Forward, Tiling, predict_blocks
 
 _SLAB = 1 << 22
 """Values brought to the scan's sampling at once: what that takes must not grow with the scan."""
+_SAMPLE = 1 << 15
+"""Voxels that describe the intensities of a scan; a larger one is thinned alike along its axes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +30,8 @@ class Case:
     """Where its voxels lie; the array has the shape but holds no data."""
     grid: FrameGrid
     frames: Float32[np.ndarray, "F *spatial C"]
+    intensity: Mapping[str, list[float]]
+    """``minimum``, ``median`` and ``percentile_99`` of each channel, in the file's own unit."""
 
 
 def read_case(paths: Sequence[Path], dimensions: int, spacing: Sequence[float] | None) -> Case:
@@ -42,9 +48,18 @@ def read_case(paths: Sequence[Path], dimensions: int, spacing: Sequence[float] |
     scan = read_image(paths)
     grid = frame_grid(scan, dimensions, spacing)
     frames = to_frames(scan.array, grid, order=1)
+    intensity = _intensity(scan.array)
     # Only the frames stay: a large scan is held once.
     scan = replace(scan, array=np.broadcast_to(np.float32(0), scan.array.shape))
-    return Case(scan, grid, normalise(frames))
+    return Case(scan, grid, normalise(frames), intensity)
+
+
+def _intensity(array: Float32[np.ndarray, "X Y Z C"]) -> dict[str, list[float]]:
+    voxels = math.prod(array.shape[:3])
+    step = max(1, math.ceil((voxels / _SAMPLE) ** (1 / 3)))
+    sample = array[::step, ::step, ::step].reshape(-1, array.shape[-1])
+    values = np.percentile(sample, (0, 50, 99), axis=0).tolist()
+    return dict(zip(("minimum", "median", "percentile_99"), values, strict=True))
 
 
 def predict_case(
@@ -52,8 +67,9 @@ def predict_case(
     forward: Forward,
     tiling: Tiling,
     probabilities: Float32[np.ndarray, "X Y Z K"] | None = None,
-) -> UInt8[np.ndarray, "X Y Z"]:
-    """The most likely class of each voxel of the scan's own grid.
+    uncertainty: Float32[np.ndarray, "X Y Z"] | None = None,
+) -> tuple[UInt8[np.ndarray, "X Y Z"], Float64[np.ndarray, "3 foreground"]]:
+    """The most likely class of each voxel of the scan's own grid, and how sure the network is.
 
     Block by block the probabilities are brought back to the scan's sampling and compared there;
     they are never held for the whole scan.
@@ -63,9 +79,11 @@ def predict_case(
         forward: from tiles to class probabilities (B, *tile, K), float32.
         tiling: what dense prediction must know of the network.
         probabilities: takes the probabilities of every voxel, where given.
+        uncertainty: takes their entropy, where given.
 
     Returns:
-        Classes 0 … K - 1; the first among equally likely ones.
+        Classes 0 … K - 1, the first among equally likely ones; and the sums of
+        :func:`~penn_jax.predict.certainty.overlap_sums` over the scan.
 
     Raises:
         InputError: the memory budget is too small for one tile.
@@ -73,13 +91,18 @@ def predict_case(
     mask = np.empty(case.grid.native_shape, np.uint8)
     mask_frames = oriented(mask, case.grid)
     kept = None if probabilities is None else oriented(probabilities, case.grid)
+    unsure = None if uncertainty is None else oriented(uncertainty, case.grid)
+    sums: Any = 0.0
     for whole in predict_blocks(forward, case.frames, tiling, case.grid.margins):
         for block in _slabs(whole, case.grid):
             values, where = block_from_frames(block.values, block.reach, block.box, case.grid)
-            mask_frames[(block.frame, *where)] = most_likely(values)
+            mask_frames[(block.frame, *where)] = chosen = most_likely(values)
+            sums = sums + overlap_sums(values, chosen)
             if kept is not None:
                 kept[(block.frame, *where)] = values
-    return mask
+            if unsure is not None:
+                unsure[(block.frame, *where)] = entropy(values)
+    return mask, sums
 
 
 def _slabs(block: Block, grid: FrameGrid) -> Iterator[Block]:

@@ -8,15 +8,16 @@ The table is plain JSON::
     command     what repeats the study
     repeatable  whether a repeat on the same machine must give the same hash of the results
     arms        one of these for each arm, in the order of the page:
-        name, description, learning_rate
+        name, description
         baseline    name of the arm that it is compared with, or None
         dice        mean over cases {value, ci95, n}
         six         {pooled: {metric: value}, mean: {metric: {value, ci95, n}}}
         difference  from the baseline {value, ci95, ci95_seeds, p, p_holm}; None without one
-        runs        [{seed, fold, folder, dice, cases: {case: Dice}, curve: [[step, s, Dice], …]}]
+        runs        [{seed, fold, folder, learning_rate, dice, cases: {case: Dice},
+                      curve: [[step, seconds, Dice], …]}]
         steps, seconds                        of training, one value a run
         steps_to_target, seconds_to_target    one value a run, None where it was not reached
-        sweep       [{learning_rate, dice, steps_to_target}]
+        sweep       [{fold, learning_rate, dice, steps_to_target, chosen}]
         pretraining {steps, seconds}, or None
 
 Dice is a share of 1, None where it is undefined.
@@ -183,15 +184,16 @@ def sweep_cells(table: Mapping[str, Any]) -> Cells:
     rows = [
         (
             arm["name"],
+            str(tried["fold"]),
             f"{tried['learning_rate']:g}",
             number(tried["dice"], 100.0),
             UNDEFINED if table["target_dice"] is None else _count(tried["steps_to_target"]),
-            "yes" if tried["learning_rate"] == arm["learning_rate"] else "",
+            "yes" if tried["chosen"] else "",
         )
         for arm in table["arms"]
         for tried in arm["sweep"]
     ]
-    header = ("Arm", "Learning rate", "Dice (%)", "Steps to the target", "Chosen")
+    header = ("Arm", "Fold", "Learning rate", "Dice (%)", "Steps to the target", "Chosen")
     return Cells(header, rows)
 
 

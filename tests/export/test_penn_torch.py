@@ -1,7 +1,10 @@
 """The file that stands alone: its frames, tiles and masks against the project's own."""
 
+import gzip
 import hashlib
 import json
+import struct
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +18,7 @@ from scipy import ndimage
 from penn_jax.components import drop_small_components
 from penn_jax.config import ModelConfig
 from penn_jax.data import grid as reference
+from penn_jax.data import header
 from penn_jax.export import penn_torch
 from penn_jax.export.torch import to_torch
 from penn_jax.model.network import Network, halo, total_stride
@@ -69,6 +73,8 @@ def test_constants_are_those_of_the_project():
         *("LARGEST_INTENSITY", "LEAST_CONTRAST"),
     ):
         assert getattr(penn_torch, name) == getattr(reference, name)
+    for name in ("SPACINGS", "LARGEST_SHEAR"):
+        assert getattr(penn_torch, name) == getattr(header, name)
 
 
 @pytest.mark.parametrize("case", ["constant", "two values", "an outlier", "nearly constant"])
@@ -94,6 +100,9 @@ def test_tiles_change_nothing(drawn, norm, sizes, mirror):
     frames = np.random.default_rng(0).normal(size=(1, 3, *sizes)).astype(np.float32)
     given = {"neighbours": 1, "stride": total_stride(config), "mirror": mirror}
     given["halo"] = None if norm == "group" else halo(config)
+    shape = [-(-n // given["stride"]) * given["stride"] for n in sizes]
+    count = len(list(penn_torch.tiles(shape, given["stride"], given["halo"], 500)))
+    assert (count == 1) == (norm == "group")  # whose statistics are those of a whole frame
     whole = list(penn_torch.predict(network, frames, most_voxels=10**9, **given))
     tiled = list(penn_torch.predict(network, frames, most_voxels=500, **given))
     for one, other in zip(whole, tiled, strict=True):
@@ -196,6 +205,29 @@ def test_a_mask_lies_on_its_scan_and_holds_nothing_else(command):
     assert not list(folder.glob(".*"))
 
 
+def test_a_grid_that_moves_no_corner_by_a_tenth_of_a_voxel_is_the_same(command):
+    folder, run = command
+    affine = np.diag((1.0, 1.0, 4.0, 1.0))
+    affine[0, 3] = 0.09
+    _nifti(folder / "b.nii", RAMP, affine)
+    assert run() == (0, "")
+    (folder / "m.nii.gz").unlink()
+    affine[:2, :2] = [[1, -0.02], [0.02, 1]]  # 0.02 · 8 voxels = 0.16 mm at the far corner
+    affine[0, 3] = 0
+    _nifti(folder / "b.nii", RAMP, affine)
+    code, line = run()
+    assert code == 2
+    assert "b.nii: lies on another grid than a.nii" in line
+
+
+def test_the_network_alone_needs_no_nibabel(folder, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "nibabel"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    network, config = penn_torch.load(folder)
+    scores = network(torch.zeros(1, config["network"]["inputs"], 4, 4))
+    assert scores.shape == (1, 2, 4, 4)
+
+
 def _text(path, change):
     path.write_text(change(path.read_text()))
 
@@ -203,6 +235,20 @@ def _text(path, change):
 def _nifti(path, array, affine=None):
     affine = np.diag((1.0, 1.0, 4.0, 1.0)) if affine is None else affine
     nib.save(nib.Nifti1Image(array, affine), path)
+
+
+def _header(path, at, kind, *values):
+    """Overwrite fields of a header, at the byte that the NIfTI-1 standard gives them."""
+    content = bytearray(path.read_bytes())
+    struct.pack_into(f"<{len(values)}{kind}", content, at, *values)
+    path.write_bytes(content)
+
+
+def _damaged(path):
+    """A gzip file, whole but for its checksum."""
+    content = bytearray(gzip.compress((path.parent / "a.nii").read_bytes()))
+    content[-8] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +265,17 @@ def _nifti(path, array, affine=None):
         (lambda f: _nifti(f / "b.nii", RAMP, np.eye(4)), [], "b.nii: lies on another grid"),
         (lambda f: _nifti(f / "a.nii", RAMP[0]), [], "a.nii: its shape is"),
         (lambda f: (f / "a.nii").write_bytes(b"no"), [], "a.nii"),
+        (lambda f: _nifti(f / "a.nii", RAMP * 1j), [], "a.nii: cannot be read as an image (its v"),
+        (lambda f: _header(f / "a.nii", 70, "h", 999), [], "a.nii: cannot be read as an image"),
+        (lambda f: _header(f / "a.nii", 42, "h", 0), [], "a.nii: "),
+        (lambda f: _header(f / "a.nii", 42, "h", *[32767] * 3), [], "a.nii: cannot be read"),
+        (lambda f: _header(f / "a.nii", 123, "b", 1), [], "a.nii: its unit of length is not mm"),
+        (lambda f: _header(f / "a.nii", 280, "f", *[np.nan] * 4), [], "a.nii: expected an affine"),
+        (lambda f: _header(f / "a.nii", 280, "f", *[0] * 4), [], "a.nii: expected an affine"),
+        (lambda f: _header(f / "a.nii", 284, "f", 0.1), [], "a.nii: expected an affine of right"),
+        (lambda f: _damaged(f / "z.nii.gz"), ["z.nii.gz", "b.nii", "m.nii.gz"], "z.nii.gz: "),
+        (None, ["a.nii", "b.nii", "a.nii"], "a.nii: is the scan itself"),
+        (None, ["a.nii", "b.nii", "m.nii", "--device", "abacus"], "--device abacus: PyTorch"),
         (lambda f: (f / "model.safetensors").unlink(), [], "model.safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b"no"), [], "not the file that was"),
         (lambda f: _text(f / "config.json", lambda s: s.replace("9]", "8]")), [], "config.json"),

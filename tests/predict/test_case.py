@@ -11,6 +11,7 @@ from penn_jax.data.grid import from_frames, plan_frames, to_frames
 from penn_jax.data.volume import Volume
 from penn_jax.predict import case as module
 from penn_jax.predict.case import Case, most_likely, predict_case
+from penn_jax.predict.certainty import entropy, overlap_sums
 from penn_jax.predict.dense import GIB, Tiling
 
 RAS = np.array([[0, 1], [1, 1], [2, 1]])
@@ -44,14 +45,17 @@ def test_blocks_give_the_mask_of_the_whole(
     affine = np.diag((*spacing, 1.0))
     grid = plan_frames(shape, affine, orientation, dimensions, target)
     frames = to_frames(scan, grid, 1)
-    case = Case(Volume.__new__(Volume), grid, frames)
+    case = Case(Volume.__new__(Volume), grid, frames, {})
     # Tiles of some hundred voxels, with a margin for the interpolation back: many blocks.
     least = np.prod([4 * (2 * -(-margin // 4) + 1) for margin in grid.margins])
     budget = max(least, 600 if dimensions == 2 else 4000) / GIB
     likely = np.empty((*shape, 3), np.float32, order="F")
+    unsure = np.full(shape, -1, np.float32, order="F")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_SLAB", slab)
-        mask = predict_case(case, local_network, Tiling(4, 0, 0, 3, 1.0, budget), likely)
+        mask, sums = predict_case(
+            case, local_network, Tiling(4, 0, 0, 3, 1.0, budget), likely, unsure
+        )
     expected = from_frames(local_network(frames), grid, order=1)
     np.testing.assert_allclose(likely, expected, atol=1e-6)
     # The comparison of float32 scores may tie differently only where they agree to rounding.
@@ -59,6 +63,8 @@ def test_blocks_give_the_mask_of_the_whole(
     clear = top[..., -1] - top[..., -2] > 2e-6
     np.testing.assert_array_equal(mask[clear], expected.argmax(-1)[clear])
     np.testing.assert_array_equal(mask, likely.argmax(-1))
+    np.testing.assert_array_equal(unsure, entropy(likely))
+    np.testing.assert_allclose(sums, overlap_sums(likely, mask), rtol=1e-6)
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
@@ -67,7 +73,7 @@ def test_memory_does_not_grow_with_classes_times_the_volume_of_a_fine_scan(dimen
     # Frames of 24 voxels an axis, at 4 mm, of a scan at 1 mm.
     grid = plan_frames(shape, np.eye(4), RAS, dimensions, (4.0,) * dimensions)
     frames = np.random.default_rng(0).normal(size=(*grid.shape, 1)).astype(np.float32)
-    case, peak = Case(Volume.__new__(Volume), grid, frames), {}
+    case, peak = Case(Volume.__new__(Volume), grid, frames, {}), {}
     for classes in (2, 25):
         weights = np.linspace(-1, 1, classes, dtype=np.float32)
         tracemalloc.start()

@@ -88,6 +88,7 @@ def browser():
 @pytest.fixture
 def opened_page(browser, tmp_path):
     """Opens a page on phone and desktop, in light and dark, and finds nothing wrong with it."""
+    pytest.importorskip("axe_playwright_python", reason="the extra browser is missing")
     axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     path = tmp_path / "page.html"
 

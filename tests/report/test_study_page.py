@@ -30,7 +30,6 @@ def arm(name, dice, baseline=None, difference=None, **more):
     values = {
         "name": name,
         "description": f"what {name} does",
-        "learning_rate": 0.03,
         "baseline": baseline,
         "dice": mean(dice),
         "six": {
@@ -52,7 +51,10 @@ def arm(name, dice, baseline=None, difference=None, **more):
 @pytest.fixture
 def table():
     gain = {"value": 0.045, "ci95": [0.035, 0.055], "ci95_seeds": [-0.01, 0.1], "p": 0.0004}
-    tried = [{"learning_rate": rate, "dice": 0.8, "steps_to_target": None} for rate in (0.03, 0.1)]
+    tried = [
+        {"fold": 0, "learning_rate": rate, "dice": 0.8, "steps_to_target": None, "chosen": chosen}
+        for rate, chosen in ((0.03, True), (0.1, False))
+    ]
     arms = [
         arm("plain", 0.86, steps_to_target=[60, 60], seconds_to_target=[20.0, 22.0], sweep=tried),
         arm("pre <b>|$x$", 0.905, "plain", gain | {"p_holm": 0.0123},
