@@ -11,12 +11,12 @@ validation cases. The interval is a percentile bootstrap over cases.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import binary_dilation, binary_erosion
+from scipy.ndimage import binary_dilation, binary_erosion, generate_binary_structure
 from scipy.stats import spearmanr
 
 from penn_jax.data.store import Store
@@ -28,7 +28,7 @@ from penn_jax.predict.certainty import (
     inside_probability,
     overlap_sums,
 )
-from penn_jax.predict.dense import Forward, flips, predict_frames
+from penn_jax.predict.dense import Forward, Tiling, flips, predict_frames
 from penn_jax.report.metrics import case_metrics, confusion, mean_over_cases
 from penn_jax.run import enable_compile_cache
 from penn_jax.train import labelled_cases, labelled_subset
@@ -76,12 +76,9 @@ def over_classes(values: np.ndarray) -> float:
 
 def near_border(mask: np.ndarray) -> np.ndarray:
     """Voxels within one of the border, inside or outside, frame by frame."""
-    cross = np.zeros((3,) * mask.ndim, bool)
-    for axis in range(1, mask.ndim):
-        index = [1] * mask.ndim
-        index[axis] = slice(None)  # type: ignore[call-overload]
-        cross[tuple(index)] = True
-    return binary_dilation(mask, cross) & ~binary_erosion(mask, cross, border_value=1)
+    in_frame = generate_binary_structure(mask.ndim, 1)
+    in_frame[[0, 2]] = False
+    return binary_dilation(mask, in_frame) & ~binary_erosion(mask, in_frame, border_value=1)
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
@@ -119,7 +116,7 @@ def main() -> None:
 
     models, store = load_models(options.run), Store(options.data)
     settings = replace(models[0].config.predict, mirror=False)
-    plans: list[tuple[Forward, Callable]] = []
+    plans: list[tuple[Forward, Tiling]] = []
     for model in models:
         forward, plan = ensemble([model], settings, options.engine)
         for choice in flips(model.card["dimensions"]):

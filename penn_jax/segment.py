@@ -28,7 +28,7 @@ from penn_jax.engine import Engine, engine_of, ensemble, load_models
 from penn_jax.predict.case import Case, predict_case, read_case
 from penn_jax.predict.room import room
 from penn_jax.predictions import Comparison, Origin, compare, describe, recorded
-from penn_jax.progress import bar
+from penn_jax.progress import bar, say
 from penn_jax.run import ModelCard
 from penn_jax.settings import parse_section
 from penn_jax.types import InputError
@@ -165,6 +165,8 @@ def predict(
         if made and not written:
             out.rmdir()
         raise _all_in_one(failed)
+    if warned := sum(bool(case["warnings"]) for case in found.values()):
+        say(f"warnings for {warned} of {len(found)} scans: penn report {out}", progress)
     return written
 
 

@@ -103,9 +103,10 @@ class Store:
             splits: in place of the manifest's.
             unseen: cases that count as for testing: nothing trains on them or on their kin.
         """
-        other, cases = copy.copy(self), self.manifest["cases"]
-        held = {name: {**case, "part": "test"} for name, case in cases.items() if name in unseen}
-        other.manifest = {**self.manifest, "splits": splits, "cases": {**cases, **held}}
+        other, cases = copy.copy(self), dict(self.manifest["cases"])
+        for name in unseen:
+            cases[name] = {**cases[name], "part": "test"}
+        other.manifest = {**self.manifest, "splits": splits, "cases": cases}
         return other
 
     def split(self, fold: int) -> Split:

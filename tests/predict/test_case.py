@@ -67,6 +67,18 @@ def test_blocks_give_the_mask_of_the_whole(
     np.testing.assert_allclose(sums, overlap_sums(likely, mask), rtol=1e-6)
 
 
+def test_a_thinned_scan_has_the_intensities_of_the_whole():
+    rng = np.random.default_rng(0)
+    array = rng.gamma(2.0, 100.0, size=(90, 70, 40, 2)).astype(np.float32)
+    array[..., 1] += 1000
+    found = module._intensity(array)
+    for name, percent in [("median", 50), ("percentile_99", 99)]:
+        whole = np.percentile(array, percent, axis=(0, 1, 2))
+        np.testing.assert_allclose(found[name], whole, rtol=0.05)
+    small = module._intensity(array[:5, :5, :5])
+    assert small["minimum"] == array[:5, :5, :5].min((0, 1, 2)).tolist()
+
+
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_memory_does_not_grow_with_classes_times_the_volume_of_a_fine_scan(dimensions):
     shape = (96,) * 3
