@@ -94,7 +94,7 @@ def main() -> int:
         while kills < options.kills:
             process = start(folder, out)
             if kills:
-                time.sleep(rng.uniform(0.1, 0.5) * seconds)
+                time.sleep(rng.uniform(0.1, 0.25) * seconds)
             else:
                 wait_for_first_steps(process, out / "runs" / "pre-trained" / "fold0-seed0")
             if process.poll() is not None:

@@ -8,8 +8,9 @@ from importlib import metadata
 
 import pytest
 
-from penn_jax.cli import _parser, main
+from penn_jax.cli import main
 from penn_jax.config import Config, to_json
+from penn_jax.options import build_parser
 
 
 @pytest.fixture
@@ -98,7 +99,7 @@ def test_bad_spacing(capsys, tmp_path):
 
 
 def test_help_of_every_command_shows_an_example(capsys):
-    (commands,) = (part.choices for part in _parser()._actions if part.choices)
+    (commands,) = (part.choices for part in build_parser()._actions if part.choices)
     assert {"demo", "train", "predict", "report", "doctor", "completion"} <= set(commands)
     for command in commands:
         with pytest.raises(SystemExit) as stop:
@@ -144,7 +145,7 @@ def test_completion_without_shtab_is_one_line(capsys, monkeypatch):
 
 
 def test_help_does_not_import_jax():
-    code = "import sys, penn_jax.cli as c; c._parser(); print('jax' in sys.modules)"
+    code = "import sys, penn_jax.options as o; o.build_parser(); print('jax' in sys.modules)"
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -1,0 +1,250 @@
+"""What each command does with its options: it calls the part that does the work and tells the end.
+
+The parts are imported when they are needed, so that ``penn --help`` and the worker processes of
+``penn prepare`` never wait for jax.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from penn_jax.config import Config, PrepareConfig
+from penn_jax.settings import parse_section
+from penn_jax.types import InputError
+
+
+def demo_command(options: argparse.Namespace) -> None:
+    from penn_jax.demo import demo
+
+    _start_jax()
+    demo(options.out, progress=not options.quiet)
+
+
+def prepare_command(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from penn_jax.data.findings import summary
+    from penn_jax.data.prepare import prepare
+    from penn_jax.data.store import Store
+
+    config = parse_section(
+        PrepareConfig,
+        {
+            "dimensions": options.dimensions,
+            "spacing": _spacing(options.spacing),
+            "merge_labels": options.merge_labels,
+            "validation_fraction": options.validation_fraction,
+            "seed": options.seed,
+            "allow_leak": options.allow_leak,
+        },
+        "command line",
+    )
+    store = prepare(options.raw, options.out, config, options.workers, not options.quiet)
+    Console().print(summary(Store(store).manifest))
+
+
+def pretrain_command(options: argparse.Namespace) -> None:
+    from penn_jax.pretrain import pretrain
+
+    _start_jax()
+    config = _config(options)
+    pretrain(config, options.data, options.out, options.resume, options.fold, not options.quiet)
+
+
+def train_command(options: argparse.Namespace) -> None:
+    from penn_jax.train import train
+
+    _start_jax()
+    result = train(
+        _config(options),
+        options.data,
+        options.out,
+        options.init,
+        options.resume,
+        options.fold,
+        not options.quiet,
+        options.teacher,
+    )
+    dice = f", validation Dice {result['dice']:.4f}" if "dice" in result else ""
+    print(
+        f"{options.out}: {result['step']} steps in {result['seconds']:.0f} s of training "
+        f"and {result['paused']:.0f} s of validation and checkpoints{dice}"
+    )
+    if dice and not options.quiet:
+        _report_of_training(options)
+
+
+def _report_of_training(options: argparse.Namespace) -> None:
+    from penn_jax.run_report import try_report
+
+    page = try_report(options.out, options.data)
+    if page is not None:
+        print(f"{page}: its report")
+
+
+def study_command(options: argparse.Namespace) -> None:
+    from penn_jax.config_file import read_study_file
+    from penn_jax.report.study_tables import study_markdown
+    from penn_jax.study import study
+
+    _start_jax()
+    table = study(
+        read_study_file(options.config),
+        options.data,
+        options.out,
+        options.resume,
+        not options.quiet,
+    )
+    print(study_markdown(table))
+
+
+def predict_command(options: argparse.Namespace) -> None:
+    from penn_jax.segment import predict
+
+    _start_jax()
+    given = {
+        "batch_size": options.batch_size,
+        "mirror": options.mirror,
+        "memory_budget": options.memory_budget,
+        "smallest_component": options.smallest_component,
+    }
+    written = predict(
+        [*options.model, *options.inputs],
+        options.out,
+        {name: value for name, value in given.items() if value is not None},
+        options.probabilities,
+        options.overwrite,
+        options.engine,
+        not options.quiet,
+        dicom_seg=options.dicom_seg,
+        uncertainty=options.uncertainty,
+    )
+    print(f"{options.out}: {len(written)} masks")
+
+
+def export_command(options: argparse.Namespace) -> None:
+    from penn_jax.exporting import export
+
+    _start_jax()
+    export(options.model, options.to, options.out, options.fold, options.metrics)
+    print(f"{options.out}: {options.model} for {options.to}; its model card says how to use it")
+
+
+def import_command(options: argparse.Namespace) -> None:
+    from penn_jax.exported import import_torch
+
+    _start_jax()
+    import_torch(options.folder, options.out, options.weights)
+    print(f"{options.out}: a run with the weights of {options.weights or options.folder}")
+
+
+def evaluate_command(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from penn_jax.components import choice_lines, choice_table
+    from penn_jax.evaluate import evaluate
+    from penn_jax.report.tables import label_table, six_metric_table
+
+    result = evaluate(
+        options.predictions,
+        options.references,
+        options.merge_labels,
+        options.cases,
+        options.json,
+        not options.quiet,
+        options.choose_component,
+    )
+    console = Console()
+    console.print(six_metric_table(result))
+    if len(result["labels"]) > 1:
+        console.print(label_table(result))
+    # Plain print: rich would read brackets in a name as its own marks.
+    if result["extra"]:
+        print(f"without a reference, not counted: {', '.join(result['extra'])}")
+    if result["left_out"]:
+        print(f"references that --cases leaves out: {len(result['left_out'])}")
+    if options.choose_component:
+        console.print(choice_table(result["component_choice"]))
+        print("\n".join(choice_lines(result["component_choice"])))
+
+
+def report_command(options: argparse.Namespace) -> None:
+    from penn_jax.predictions_report import holds_predictions, report_predictions
+    from penn_jax.run_report import report
+
+    if holds_predictions(options.run):
+        print(report_predictions(options.run, options.out, not options.quiet))
+        return
+    if options.data is None:
+        raise InputError(
+            options.run,
+            "is no folder of penn predict, and no --data is given",
+            "masks with their predictions.json, or a run and its prepared store",
+            "check the path, or add --data",
+        )
+    _start_jax()
+    print(report(options.run, options.data, options.baseline, options.out, not options.quiet))
+
+
+def view_command(options: argparse.Namespace) -> None:
+    from penn_jax.viewer import view
+
+    view(options.image, options.masks, options.port, options.open)
+
+
+def doctor_command(options: argparse.Namespace) -> None:
+    import json
+
+    from penn_jax.doctor import diagnose, tell
+
+    _start_jax()
+    found = diagnose()
+    print(json.dumps(found, indent=2) if options.json else tell(found))
+
+
+def completion_command(options: argparse.Namespace) -> None:
+    from penn_jax.completion import script
+    from penn_jax.options import build_parser
+
+    print(script(build_parser(), options.shell))
+
+
+def _spacing(words: Sequence[str]) -> Any:
+    if words[0] in ("median", "native") and len(words) == 1:
+        return words[0]
+    try:
+        values = tuple(float(word) for word in words)
+    except ValueError:
+        values = ()
+    if len(values) < 2 or min(values) <= 0:
+        raise InputError("--spacing", " ".join(words), "median, native or mm > 0", "correct it")
+    return values
+
+
+def _config(options: argparse.Namespace) -> Config:
+    """The config of the file, with the command line's changes."""
+    from penn_jax.config_file import overridden, read_config_file
+
+    config = read_config_file(options.config)
+    train: dict[str, Any] = {}
+    if options.max_steps is not None or options.max_seconds is not None:
+        # One given alone replaces the config's whole budget.
+        train |= {"max_steps": options.max_steps or 0, "max_seconds": options.max_seconds or 0.0}
+    if options.checkpoint_every is not None:
+        train |= {"checkpoint_every": options.checkpoint_every}
+    return overridden(replace(config, train=replace(config.train, **train)), options.overrides)
+
+
+def _start_jax() -> None:
+    import logging
+
+    from penn_jax.run import enable_compile_cache
+
+    # Orbax and Grain warn about what is meant; what is wrong arrives as an exception. Of the arrays
+    # of one failed save each is a task of its own, whose error asyncio would print as well.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    enable_compile_cache()
