@@ -71,7 +71,7 @@ def read_page():
     return read
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # Playwright's loop ends with it: another module may start one
 def browser():
     """Chromium, where it and the extra ``browser`` are installed."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="the extra browser is missing")
