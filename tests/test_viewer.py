@@ -157,15 +157,20 @@ def test_a_port_that_is_taken_is_one_line(page, scan, mask, capsys):
 
 def test_ctrl_c_ends_it(scan, mask, tmp_path):
     code = (
-        "import sys, pathlib; from penn_jax import cli, viewer; "
+        # As in a terminal: what starts the tests may have had Ctrl-C ignored.
+        "import sys, pathlib, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from penn_jax import cli, viewer; "
         f"viewer._niivue = lambda: pathlib.Path({str(scan)!r}); sys.exit(cli.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, "view", str(scan), str(mask)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        address = process.stdout.readline().decode().strip()
-        assert ask(address, urlsplit(address).path)[0] == 200
-        process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=30)
+        try:
+            address = process.stdout.readline().decode().strip()
+            assert ask(address, urlsplit(address).path)[0] == 200
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert (process.returncode, error) == (0, b"")
 
 
