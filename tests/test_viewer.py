@@ -140,11 +140,13 @@ def test_requests_are_not_logged(page, capfd):
 
 
 def test_what_cannot_be_shown_is_one_line(scan, mask, tmp_path, monkeypatch, capsys):
-    with pytest.raises(InputError, match="no such file"), serving(tmp_path / "x.nii", [mask]):
-        pass
     half = save(tmp_path / "half.nii.gz", np.full((4, 4, 4), 0.5, np.float32))
-    with pytest.raises(InputError, match="is not a whole number"), serving(scan, [half]):
-        pass
+    with monkeypatch.context() as installed:
+        installed.setattr(viewer, "_niivue", lambda: scan)
+        with pytest.raises(InputError, match="no such file"), serving(tmp_path / "x.nii", [mask]):
+            pass
+        with pytest.raises(InputError, match="is not a whole number"), serving(scan, [half]):
+            pass
     monkeypatch.setattr(viewer.importlib.util, "find_spec", lambda name: None)
     assert main(["view", str(scan), str(mask)]) == 2
     assert "pip install 'penn-jax[viewer]'" in capsys.readouterr().err
