@@ -109,7 +109,7 @@ def fit(
 
         # ---- the loop --------------------------------------------------------------------------
         pending: deque[Mapping[str, jax.Array]] = deque()
-        paused = 0.0
+        paused, pace = 0.0, ""
         begun, first_step, first_second = time.perf_counter() - seconds, step, seconds
         used = budget_used(course, step, seconds)
         while used < 1.0:
@@ -149,7 +149,8 @@ def fit(
                 )
                 _check_finite(point, config.optim.most_skipped, out, step)
                 rate = (step - first_step) * course.batch_size / max(seconds - first_second, 1e-9)
-                shown.update(used, f"{rate:.0f} patches/s  loss {point['loss']:.3f}")
+                pace = f"{rate:.0f} patches/s  loss {point['loss']:.3f}"
+                shown.update(used, _note(pace, last.get(SCORE)))
 
             pause = time.perf_counter()
             if saved:
@@ -161,7 +162,7 @@ def fit(
                     score = last.get(SCORE)
                     stopped = None if done else stop.signal  # it may have come meanwhile
                     log.write({"step": step, "seconds": round(seconds, 3), **last})
-                    shown.update(used, f"validation Dice {score or 0:.4f}")
+                    shown.update(used, _note(pace, score))
                 account = {"seconds": seconds, "waited": waited, "places": places, "scores": last}
                 log.sync()
                 checkpoints.save(step, model, host, account, score)
@@ -184,6 +185,11 @@ def budget_used(course: TrainConfig, step: float, seconds: float) -> float:
 
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
+
+
+def _note(pace: str, score: float | None) -> str:
+    """What stands beside the bar: rate and loss of the last log point, the last Dice."""
+    return pace if score is None else f"{pace}  validation Dice {score:.4f}".lstrip()
 
 
 def _chained(places: str, place: np.ndarray) -> str:
