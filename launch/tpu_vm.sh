@@ -3,15 +3,16 @@
 #
 #   launch/tpu_vm.sh create                     # from now on it costs money, used or not
 #   launch/tpu_vm.sh install                    # this tree's last commit, on all machines
-#   launch/tpu_vm.sh run configs/spine_t1.py --data gs://BUCKET/prepared --out gs://BUCKET/runs/a
+#   launch/tpu_vm.sh run configs/spine_t1.py --data gs://your-bucket/data --out gs://your-bucket/a
 #   launch/tpu_vm.sh follow                     # the log; a lost connection does not end the run
 #   launch/tpu_vm.sh stop                       # optional: saves; the same run goes on from there
-#   launch/tpu_vm.sh collect gs://BUCKET/runs/a runs/a
-#   launch/tpu_vm.sh delete                     # from now on it costs nothing
+#   launch/tpu_vm.sh collect gs://your-bucket/a runs/a
+#   launch/tpu_vm.sh delete                     # from now on only the bucket costs
 #
 # Read from the environment: TPU_NAME (penn), TPU_TYPE (v5litepod-16), TPU_VERSION
 # (v2-alpha-tpuv5-lite), TPU_SPOT (1: cheaper, may be taken away). Project and zone are gcloud's:
 # gcloud config set project …; gcloud config set compute/zone …
+
 # shellcheck disable=SC2016 # what stands in single quotes is for the machines' shells
 set -euo pipefail
 

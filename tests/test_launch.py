@@ -72,6 +72,7 @@ def test_a_script_without_arguments_says_how_it_is_called(name):
     assert said.returncode == 2
     assert f"launch/{name} " in said.stderr
     assert "set -euo pipefail" not in said.stderr
+    assert "shellcheck" not in said.stderr
 
 
 def test_the_readme_speaks_of_every_file_and_of_no_other():
