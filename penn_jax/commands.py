@@ -47,32 +47,40 @@ def prepare_command(options: argparse.Namespace) -> None:
 
 
 def pretrain_command(options: argparse.Namespace) -> None:
-    from penn_jax.pretrain import pretrain
+    from penn_jax.distributed import joined
 
-    _start_jax()
-    config = _config(options)
-    pretrain(config, options.data, options.out, options.resume, options.fold, not options.quiet)
+    with joined(options.coordinator, options.processes, options.process):
+        from penn_jax.pretrain import pretrain
+
+        _start_jax()
+        config = _config(options)
+        pretrain(config, options.data, options.out, options.resume, options.fold, not options.quiet)
 
 
 def train_command(options: argparse.Namespace) -> None:
-    from penn_jax.train import train
+    from penn_jax.distributed import joined
 
-    _start_jax()
-    result = train(
-        _config(options),
-        options.data,
-        options.out,
-        options.init,
-        options.resume,
-        options.fold,
-        not options.quiet,
-        options.teacher,
-    )
-    dice = f", validation Dice {result['dice']:.4f}" if "dice" in result else ""
-    print(
-        f"{options.out}: {result['step']} steps in {result['seconds']:.0f} s of training "
-        f"and {result['paused']:.0f} s of validation and checkpoints{dice}"
-    )
+    with joined(options.coordinator, options.processes, options.process):
+        from penn_jax.together import is_primary
+        from penn_jax.train import train
+
+        _start_jax()
+        result = train(
+            _config(options),
+            options.data,
+            options.out,
+            options.init,
+            options.resume,
+            options.fold,
+            not options.quiet,
+            options.teacher,
+        )
+        dice = f", validation Dice {result['dice']:.4f}" if "dice" in result else ""
+        if is_primary():
+            print(
+                f"{options.out}: {result['step']} steps in {result['seconds']:.0f} s of training "
+                f"and {result['paused']:.0f} s of validation and checkpoints{dice}"
+            )
     if dice and not options.quiet:
         _report_of_training(options)
 

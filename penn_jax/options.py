@@ -94,6 +94,12 @@ def build_parser() -> Parser:
         sub.add_argument("--max-steps", type=int, help="budget in steps")
         sub.add_argument("--max-seconds", type=float, help="budget in seconds of training")
         sub.add_argument("--checkpoint-every", type=int, help="steps between checkpoints")
+        several = sub.add_argument_group(
+            "several processes", "SLURM and TPU pods say this by themselves (docs/hosts.md)"
+        )
+        several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+        several.add_argument("--processes", type=int, metavar="N", help="how many there are")
+        several.add_argument("--process", type=int, metavar="I", help="number of this one, from 0")
         if name == "train":
             sub.add_argument("--init", type=Path, help="run whose weights start this one")
             sub.add_argument(
