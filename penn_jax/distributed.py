@@ -9,14 +9,13 @@ is one process nothing here does anything. What they do together once they have 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module, util
 from typing import Any
-from unittest import mock
 
 from penn_jax.types import InputError, LostError
 
@@ -119,7 +118,7 @@ def _may_have_company() -> bool:
     """
     by_slurm = "SLURM_STEP_NODELIST" in os.environ and os.environ.get("SLURM_NTASKS") != "1"
     by_mpi = os.environ.get("OMPI_COMM_WORLD_SIZE", "1") != "1"
-    return by_slurm or by_mpi or importlib.util.find_spec("libtpu") is not None
+    return by_slurm or by_mpi or util.find_spec("libtpu") is not None
 
 
 def _meet(given: dict[str, Any] | None) -> None:
@@ -155,16 +154,17 @@ def _ending_by(callback: Callable[[Any], None]) -> Iterator[None]:
 
     jax has no public way to say so, its runtime has.
     """
-    from jax._src import distributed
-
-    runtime = distributed._jax
+    runtime = import_module("jaxlib._jax")
     connect = runtime.get_distributed_runtime_client
 
     def connect_and_tell(*arguments: Any, **options: Any) -> Any:
         return connect(*arguments, **options, missed_heartbeat_callback=callback)
 
-    with mock.patch.object(runtime, "get_distributed_runtime_client", connect_and_tell):
+    runtime.get_distributed_runtime_client = connect_and_tell
+    try:
         yield
+    finally:
+        runtime.get_distributed_runtime_client = connect
 
 
 def _end_for_a_loss(status: object) -> None:

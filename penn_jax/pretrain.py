@@ -22,8 +22,9 @@ from penn_jax.model.corrupt import corrupt
 from penn_jax.model.network import Network, initialise
 from penn_jax.optim.step import Objective, Reduce
 from penn_jax.report.figures import Restoration, restoration_page
-from penn_jax.run import load_model, network_channels, opened
+from penn_jax.run import load_model, network_channels
 from penn_jax.task import DROPOUT_DRAW, check_fit, model_card, pretraining_cases
+from penn_jax.together import is_primary, opened_by_all
 from penn_jax.types import InputError
 
 CORRUPTION_DRAW = DROPOUT_DRAW + 1
@@ -57,7 +58,7 @@ def pretrain(
     channels = network_channels(card, config)
     key = jax.random.key(config.train.seed)
     variables = initialise(Network(config.model, channels), key, channels, card["dimensions"])
-    with opened(out, config, card, resume):
+    with opened_by_all(out, config, card, resume):
         result = fit(
             config,
             out,
@@ -67,7 +68,8 @@ def pretrain(
             variables,
             progress=progress,
         )
-        draw_restorations(config, out, store, cases, key)
+        if is_primary():
+            draw_restorations(config, out, store, cases, key)
     return result
 
 

@@ -51,15 +51,13 @@ def check_fit(config: Config, store: Store) -> None:
         raise InputError(
             "--model.residual", "set with one block", "two blocks", "raise --model.blocks"
         )
-    if jax.process_count() > 1:
-        raise InputError(
-            "penn", f"{jax.process_count()} processes", "one", "start a single process"
-        )
-    if config.train.batch_size % jax.device_count():
+    course, devices = config.train, jax.device_count()
+    if course.batch_size % (devices * course.accumulate):
+        parts = "" if course.accumulate == 1 else f" × {course.accumulate} of --train.accumulate"
         raise InputError(
             "--train.batch-size",
-            f"{config.train.batch_size}",
-            f"a multiple of the {jax.device_count()} devices",
+            f"{course.batch_size}",
+            f"a multiple of the {devices} devices{parts}",
             "change it",
         )
 

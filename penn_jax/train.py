@@ -28,11 +28,11 @@ from penn_jax.report import metrics as scores
 from penn_jax.run import (
     ModelCard,
     network_channels,
-    opened,
     output_channels,
 )
 from penn_jax.task import DROPOUT_DRAW, check_fit, model_card, pretraining_cases, tiling
 from penn_jax.teach import Teach, load_teacher
+from penn_jax.together import gathered, is_primary, opened_by_all, share
 from penn_jax.transfer import load_parts, loaded_parts
 from penn_jax.types import InputError
 
@@ -89,8 +89,8 @@ def train(
         pretrained = loaded_parts(variables["params"], config.train.initialise)
         if not saved_steps(out / "checkpoints"):
             variables, loaded = load_parts(init, variables, config.train.initialise)
-            say(loaded, progress)
-    with opened(out, config, card, resume):
+            say(loaded, progress and is_primary())
+    with opened_by_all(out, config, card, resume):
         return fit(
             config,
             out,
@@ -216,6 +216,8 @@ def case_counts(
 ) -> Callable[[Mapping[str, Any]], dict[str, scores.Confusion]]:
     """Predicts whole cases and counts right and wrong voxels, on the prepared grid.
 
+    Several processes share the cases; counts are whole numbers, and each gets those of all.
+
     Returns:
         From variables to the counts of each case, one for each foreground class.
 
@@ -234,4 +236,11 @@ def case_counts(
         )
         return scores.confusion(predicted, store.labels(case, box), classes)
 
-    return lambda variables: {case: count(case, variables) for case in cases}
+    def count_all(variables: Mapping[str, Any]) -> dict[str, scores.Confusion]:
+        counts = np.zeros((len(cases), 4, len(classes)), np.int64)
+        for number in share(len(cases)):
+            counts[number] = count(cases[number], variables).array()
+        everyone = gathered(counts).sum(axis=0)
+        return {case: scores.Confusion(*part) for case, part in zip(cases, everyone, strict=True)}
+
+    return count_all

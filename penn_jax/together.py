@@ -1,0 +1,158 @@
+"""What the processes of one run do together: agree, share, wait for each other.
+
+Every function is called by all processes, in the same order. With one process each is the
+identity, and nothing is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from penn_jax.config import Config
+from penn_jax.run import ModelCard, opened, read_config
+from penn_jax.types import InputError
+
+_LAG = 2
+"""Steps until an answer is asked for: by then it is there, and no step has waited for it."""
+_SEEN_WITHIN = 30.0
+"""Seconds after which a file must show on all hosts that share a folder."""
+
+
+def is_primary() -> bool:
+    """Whether this is the process that writes: log, checkpoints, result."""
+    return jax.process_index() == 0
+
+
+def share(items: int) -> range:
+    """The numbers of the items, of so many, that this process does."""
+    return range(jax.process_index(), items, jax.process_count())
+
+
+def gathered(array: np.ndarray) -> np.ndarray:
+    """An array of each process along a new first axis, bit for bit: jax has no 64-bit numbers."""
+    if jax.process_count() == 1:
+        return array[None]
+    octets = multihost_utils.process_allgather(np.frombuffer(array.tobytes(), np.uint8))
+    return np.frombuffer(octets.tobytes(), array.dtype).reshape(-1, *array.shape)
+
+
+def summed(number: int) -> int:
+    """The sum of a number of each process, modulo 2⁶⁴."""
+    return int(gathered(np.array(number % 2**64, np.uint64)).sum(dtype=np.uint64))
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here."""
+    gathered(np.zeros(1, np.uint8))
+
+
+@contextlib.contextmanager
+def primary_first() -> Iterator[None]:
+    """Run a block in process 0, then in the others."""
+    if not is_primary():
+        wait_for_all()
+    yield
+    if is_primary():
+        wait_for_all()
+
+
+class Agreement:
+    """The seconds of process 0's clock, and a signal that came to any process.
+
+    Processes that looked at clocks and signals of their own would end at different steps. Asked at
+    each step, it answers for the step two before, so that none waits; with one process, at once.
+
+    Args:
+        seconds: answered before there is an answer.
+    """
+
+    def __init__(self, seconds: float):
+        self._known = np.array([seconds, 0])
+        self._asked: deque[jax.Array] = deque()
+        mesh = Mesh(np.array(jax.devices()), ("device",))
+        self._split = NamedSharding(mesh, PartitionSpec("device"))
+        self._largest = jax.jit(
+            lambda rows: rows.max(axis=0), out_shardings=NamedSharding(mesh, PartitionSpec())
+        )
+
+    def __call__(
+        self, seconds: float, signal: int | None, wait: bool = False
+    ) -> tuple[float, int | None]:
+        """Tell this process's seconds and signal, and hear what is agreed on.
+
+        Args:
+            seconds: of this process's clock.
+            signal: number of the one that came, or None.
+            wait: for the answer of this very step.
+        """
+        if jax.process_count() == 1:
+            return seconds, signal
+        row = np.array([seconds if is_primary() else 0.0, signal or 0], np.float32)
+        rows = np.tile(row, (jax.local_device_count(), 1))
+        told = jax.make_array_from_process_local_data(self._split, rows)
+        self._asked.append(self._largest(told))
+        while len(self._asked) > (0 if wait else _LAG):
+            self._known = np.asarray(self._asked.popleft())
+        return float(self._known[0]), int(self._known[1]) or None
+
+
+@contextlib.contextmanager
+def opened_by_all(out: Path, config: Config, card: ModelCard, resume: bool) -> Iterator[None]:
+    """Hold a run directory as :func:`run.opened` does: process 0 for all.
+
+    Raises:
+        InputError: as ``opened``; or a process does not see the folder, or has another config.
+    """
+    with opened(out, config, card, resume) if is_primary() else contextlib.nullcontext():
+        _check_shared(out)
+        if not is_primary() and read_config(out) != config:
+            raise InputError(
+                f"process {jax.process_index()}",
+                "has another config than process 0",
+                "the same command for all processes",
+                "start all with the same config and options",
+            )
+        yield
+        wait_for_all()  # process 0 may have more to write
+
+
+def _check_shared(out: Path) -> None:
+    """Check that all processes see what process 0 writes into a folder."""
+    if jax.process_count() == 1:
+        return
+    name = gathered(np.frombuffer(os.urandom(8), np.uint8))[0].tobytes().hex()
+    mark = out / f".{name}.partial"
+    with primary_first():
+        if is_primary():
+            mark.touch()
+    sees = gathered(np.array(_appears(mark)))
+    if is_primary():
+        mark.unlink()
+    if not sees.all():
+        blind = ", ".join(map(str, np.flatnonzero(~sees)))
+        raise InputError(
+            out,
+            f"process {blind} does not see what process 0 writes there",
+            "a folder that all hosts share",
+            "choose one on a shared disk",
+        )
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file is there: shared disks show new files late."""
+    deadline = time.monotonic() + _SEEN_WITHIN
+    while not path.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
