@@ -150,7 +150,6 @@ def main() -> int:
         job = make_job(folder)
         alone = folder / "alone"
         finish(start(job, alone, 1))
-        print("processes × devices  step  seconds  same patches  largest difference")
         for kind in ("jit", "pmap"):
             for processes, devices in SHARED:
                 out = folder / f"{kind}-{processes}-{devices}"
@@ -160,7 +159,8 @@ def main() -> int:
                 same, far = places(out) == places(alone), largest_difference(out, alone)
                 wrong += not same or far > TOLERANCE
                 print(
-                    f"{processes} × {devices}{'':14} {kind:5} {seconds:6.1f}  {same!s:12} {far:.1e}",
+                    f"{processes} × {devices} {kind:5} {seconds:6.1f} s  "
+                    f"same patches {same}, largest difference {far:.1e}",
                     flush=True,
                 )
         for number in range(4):

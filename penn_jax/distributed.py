@@ -154,7 +154,7 @@ def _ending_by(callback: Callable[[Any], None]) -> Iterator[None]:
 
     jax has no public way to say so, its runtime has.
     """
-    runtime = import_module("jaxlib._jax")
+    runtime: Any = import_module("jaxlib._jax")
     connect = runtime.get_distributed_runtime_client
 
     def connect_and_tell(*arguments: Any, **options: Any) -> Any:
