@@ -111,7 +111,9 @@ def state(out: Path) -> dict[str, np.ndarray]:
     last = max((out / "checkpoints").glob("*[0-9]"), key=lambda path: int(path.name))
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         tree = reader.restore(last.resolve() / "state")
-    return {keystr(path): np.asarray(leaf) for path, leaf in tree_leaves_with_path(tree)}
+    return {
+        keystr(path): np.asarray(leaf, np.float64) for path, leaf in tree_leaves_with_path(tree)
+    }
 
 
 def largest_difference(found: Path, expected: Path) -> float:

@@ -9,12 +9,13 @@ is one process nothing here does anything. What they do together once they have 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from importlib import import_module, util
+from collections.abc import Iterator
+from importlib import util
 from typing import Any
 
 from penn_jax.types import InputError, LostError
@@ -28,9 +29,12 @@ _SILENCE = 30
 """Seconds without a sign of life after which a process counts as lost."""
 _PARTING = 30
 """Seconds in which all processes must have ended, once one has."""
-_GRACE = 5.0
+_GRACE = 3.0
 """Seconds in which a process may tell of an error of its own before it ends for a lost one."""
-_LOST = "another process of this run is gone, nothing more is saved; go on with --resume"
+_LOST = (
+    "another process of this run is gone, and this one ends, too; if none says why, go on with "
+    "--resume from the last checkpoint"
+)
 
 _several = False
 
@@ -58,11 +62,14 @@ def joined(
     _meet(given)
     import jax
 
+    from penn_jax.together import wait_for_all  # before the others are waited for: it takes time
+
     global _several
     _several = jax.process_count() > 1
     try:
+        wait_for_all()  # gloo gives up after half a minute: now all are here
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
         if _several and _tells_of_a_loss(error):
             raise LostError(f"{_LOST} ({_first_line(error)})") from error
         raise
@@ -124,16 +131,16 @@ def _may_have_company() -> bool:
 def _meet(given: dict[str, Any] | None) -> None:
     import jax
 
+    ctypes.CDLL(None).signal(signal.SIGABRT, _tell_of_abort)
     # It would take SIGTERM, which signals.py collects.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        with _ending_by(_end_for_a_loss):
-            jax.distributed.initialize(
-                **(given or {}),
-                initialization_timeout=_GATHERING,
-                heartbeat_timeout_seconds=_SILENCE,
-                shutdown_timeout_seconds=_PARTING,
-            )
+        jax.distributed.initialize(
+            **(given or {}),
+            initialization_timeout=_GATHERING,
+            heartbeat_timeout_seconds=_SILENCE,
+            shutdown_timeout_seconds=_PARTING,
+        )
     except ValueError as error:
         if given is None and "should be defined" in str(error):
             return  # no launcher after all
@@ -148,39 +155,21 @@ def _meet(given: dict[str, Any] | None) -> None:
         ) from error
 
 
-@contextlib.contextmanager
-def _ending_by(callback: Callable[[Any], None]) -> Iterator[None]:
-    """Have jax call this when another process is lost, instead of ending the process by a signal.
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _tell_of_abort(_: int) -> None:
+    """Say in one line, with our exit code, that jax's runtime ends this process.
 
-    jax has no public way to say so, its runtime has.
+    It aborts a process whose coordinator is gone or says that another one is, in a thread of its
+    own and whatever the process waits for. No exception comes of it, nor does Python handle the
+    signal in time: the C library has to call this.
     """
-    runtime: Any = import_module("jaxlib._jax")
-    connect = runtime.get_distributed_runtime_client
-
-    def connect_and_tell(*arguments: Any, **options: Any) -> Any:
-        return connect(*arguments, **options, missed_heartbeat_callback=callback)
-
-    runtime.get_distributed_runtime_client = connect_and_tell
-    try:
-        yield
-    finally:
-        runtime.get_distributed_runtime_client = connect
-
-
-def _end_for_a_loss(status: object) -> None:
-    """End this process, whatever it waits for; first it may find out itself and say more."""
-
-    def wait_and_end() -> None:
-        time.sleep(_GRACE)
-        if _several:
-            print(f"penn: error: {_LOST}", file=sys.stderr, flush=True)
-            os._exit(EXIT_LOST)
-
-    threading.Thread(target=wait_and_end, daemon=True).start()
+    time.sleep(_GRACE)  # the main thread may know more, and say it
+    os.write(2, f"penn: error: {_LOST}\n".encode())
+    os._exit(EXIT_LOST)
 
 
 def _tells_of_a_loss(error: Exception) -> bool:
-    text = str(error)
+    text = str(error)  # jax raises a ValueError, too, for what gloo could not do
     return "Gloo" in text or text.startswith(("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED"))
 
 

@@ -7,15 +7,15 @@ identity, and nothing is sent.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from penn_jax.config import Config
@@ -39,11 +39,32 @@ def share(items: int) -> range:
 
 
 def gathered(array: np.ndarray) -> np.ndarray:
-    """An array of each process along a new first axis, bit for bit: jax has no 64-bit numbers."""
+    """An array of each process along a new first axis, bit for bit."""
     if jax.process_count() == 1:
         return array[None]
-    octets = multihost_utils.process_allgather(np.frombuffer(array.tobytes(), np.uint8))
-    return np.frombuffer(octets.tobytes(), array.dtype).reshape(-1, *array.shape)
+    octets = np.frombuffer(array.tobytes(), np.uint8)  # jax would make 32-bit numbers of 64-bit
+    rows = np.asarray(_over_all_devices(_same)(octets))
+    of_process = [device.process_index for device in jax.devices()]
+    firsts = [of_process.index(process) for process in range(jax.process_count())]
+    return np.frombuffer(rows[firsts].tobytes(), array.dtype).reshape(-1, *array.shape)
+
+
+@functools.cache
+def _over_all_devices(reduce: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+    """A function of the rows of all devices, known to all; each process gives one of its own.
+
+    Over all devices, as the training step: gloo makes the connections of each set of them anew,
+    and waits half a minute for it at most.
+    """
+    mesh = Mesh(np.array(jax.devices()), ("device",))
+    split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (["device"], []))
+    compiled = jax.jit(reduce, out_shardings=whole)
+
+    def run(row: np.ndarray) -> jax.Array:
+        rows = np.repeat(row[None], jax.local_device_count(), axis=0)
+        return compiled(jax.make_array_from_process_local_data(split, rows))
+
+    return run
 
 
 def summed(number: int) -> int:
@@ -52,7 +73,7 @@ def summed(number: int) -> int:
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here."""
+    """Return when every process has come here, however long that takes."""
     gathered(np.zeros(1, np.uint8))
 
 
@@ -64,6 +85,14 @@ def primary_first() -> Iterator[None]:
     yield
     if is_primary():
         wait_for_all()
+
+
+def _same(rows: jax.Array) -> jax.Array:
+    return rows
+
+
+def _largest(rows: jax.Array) -> jax.Array:
+    return rows.max(axis=0)
 
 
 class Agreement:
@@ -79,11 +108,7 @@ class Agreement:
     def __init__(self, seconds: float):
         self._known = np.array([seconds, 0])
         self._asked: deque[jax.Array] = deque()
-        mesh = Mesh(np.array(jax.devices()), ("device",))
-        self._split = NamedSharding(mesh, PartitionSpec("device"))
-        self._largest = jax.jit(
-            lambda rows: rows.max(axis=0), out_shardings=NamedSharding(mesh, PartitionSpec())
-        )
+        self._largest = _over_all_devices(_largest)
 
     def __call__(
         self, seconds: float, signal: int | None, wait: bool = False
@@ -98,9 +123,7 @@ class Agreement:
         if jax.process_count() == 1:
             return seconds, signal
         row = np.array([seconds if is_primary() else 0.0, signal or 0], np.float32)
-        rows = np.tile(row, (jax.local_device_count(), 1))
-        told = jax.make_array_from_process_local_data(self._split, rows)
-        self._asked.append(self._largest(told))
+        self._asked.append(self._largest(row))
         while len(self._asked) > (0 if wait else _LAG):
             self._known = np.asarray(self._asked.popleft())
         return float(self._known[0]), int(self._known[1]) or None

@@ -21,7 +21,7 @@ Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 class Parallel(NamedTuple):
     """A compiled step and how its arguments come to the devices and back."""
 
-    step: Any
+    step: Step
     """(state, batch, progress) -> (state, metrics); the old state's memory is reused."""
     spread: Callable[[Any], Any]
     """A state as one device holds it -> as the step takes it."""
@@ -29,10 +29,8 @@ class Parallel(NamedTuple):
     """A state or metrics as the step returns them -> as one device of this host holds them."""
     place: Callable[[Any], Any]
     """This host's share of a batch (NumPy, leading axis samples) -> as the step takes it."""
-
-    def ahead(self, state: Any, batch: Any) -> Step:
-        """The step for arguments like these, compiled ahead of time."""
-        return self.step.lower(state, batch, np.float32(0)).compile()
+    ahead: Callable[[Any, Any], Step]
+    """(state, batch), both as the step takes them -> the step, compiled before it is called."""
 
 
 def compile_step(
@@ -68,16 +66,15 @@ def _by_jit(step: Step, devices: Sequence[Any], parts: int) -> Parallel:
             lambda x: jax.make_array_from_process_local_data(split, _in_parts(x, parts)), batch
         )
 
+    compiled = jax.jit(
+        step, in_shardings=(whole, split, whole), out_shardings=(whole, whole), donate_argnums=0
+    )
     return Parallel(
-        step=jax.jit(
-            step,
-            in_shardings=(whole, split, whole),
-            out_shardings=(whole, whole),
-            donate_argnums=0,
-        ),
+        step=compiled,
         spread=lambda state: spread(jax.tree.map(np.asarray, state)),
         gather=lambda tree: jax.tree.map(lambda x: x.addressable_data(0), tree),
         place=place,
+        ahead=lambda state, batch: compiled.lower(state, batch, np.float32(0)).compile(),
     )
 
 
@@ -95,14 +92,23 @@ def _by_pmap(step: Step, devices: Sequence[Any], parts: int) -> Parallel:
 
         return jax.tree.map(on_each, batch)
 
-    return Parallel(
-        step=jax.pmap(
-            step, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices
-        ),
-        spread=lambda state: spread(np.arange(len(local)), state),
-        gather=lambda tree: jax.tree.map(lambda x: x.addressable_data(0)[0], tree),
-        place=place,
+    compiled = jax.pmap(
+        step, axis_name=AXIS, in_axes=(0, 0, None), donate_argnums=0, devices=devices
     )
+
+    def gather(tree: Any) -> Any:
+        return jax.tree.map(lambda x: x.addressable_data(0)[0], tree)
+
+    def spread_over(state: Any) -> Any:
+        return spread(np.arange(len(local)), state)
+
+    def ahead(state: Any, batch: Any) -> Step:
+        # By a step that changes a copy: among several processes, what pmap lowers takes other
+        # arguments than pmap does.
+        jax.block_until_ready(compiled(spread_over(gather(state)), batch, np.float32(0)))
+        return compiled
+
+    return Parallel(compiled, spread_over, gather, place, ahead)
 
 
 def _in_parts(x: np.ndarray, parts: int) -> np.ndarray:
