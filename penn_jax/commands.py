@@ -52,7 +52,7 @@ def pretrain_command(options: argparse.Namespace) -> None:
     with joined(options.coordinator, options.processes, options.process):
         from penn_jax.pretrain import pretrain
 
-        _start_jax()
+        _start_jax(several=True)
         config = _config(options)
         pretrain(config, options.data, options.out, options.resume, options.fold, not options.quiet)
 
@@ -64,7 +64,7 @@ def train_command(options: argparse.Namespace) -> None:
         from penn_jax.together import is_primary
         from penn_jax.train import train
 
-        _start_jax()
+        _start_jax(several=True)
         result = train(
             _config(options),
             options.data,
@@ -98,7 +98,7 @@ def study_command(options: argparse.Namespace) -> None:
     from penn_jax.report.study_tables import study_markdown
     from penn_jax.study import study
 
-    _start_jax()
+    _start_jax(several=True)
     table = study(
         read_study_file(options.config),
         options.data,
@@ -246,11 +246,14 @@ def _config(options: argparse.Namespace) -> Config:
     return overridden(replace(config, train=replace(config.train, **train)), options.overrides)
 
 
-def _start_jax() -> None:
+def _start_jax(several: bool = False) -> None:
     import logging
 
+    from penn_jax.distributed import refuse_several
     from penn_jax.run import enable_compile_cache
 
+    if not several:
+        refuse_several()
     # Orbax and Grain warn about what is meant; what is wrong arrives as an exception. Of the arrays
     # of one failed save each is a task of its own, whose error asyncio would print as well.
     logging.getLogger("absl").setLevel(logging.CRITICAL)

@@ -78,6 +78,21 @@ def joined(
         jax.distributed.shutdown()
 
 
+def refuse_several() -> None:
+    """Refuse a command that does not share its work with other processes.
+
+    Raises:
+        InputError: SLURM or Open MPI started this process as one of several.
+    """
+    if _tasks() > 1:
+        raise InputError(
+            "this command",
+            f"was started {_tasks()} times at once",
+            "one process; penn train, pretrain and study are for several",
+            "start one task",
+        )
+
+
 def end(code: int) -> int:
     """The exit code of a command that failed; among several processes, end with it at once.
 
@@ -118,14 +133,19 @@ def _checked(
     }
 
 
+def _tasks() -> int:
+    """Processes that SLURM or Open MPI started as this one; 1 where neither did."""
+    slurm = os.environ.get("SLURM_NTASKS", "1") if "SLURM_STEP_NODELIST" in os.environ else "1"
+    return int(os.environ.get("OMPI_COMM_WORLD_SIZE", slurm))
+
+
 def _may_have_company() -> bool:
     """Whether a launcher that jax knows may have started this process as one of several.
 
     A task alone is left alone: jax would show it one GPU of all that it has.
     """
-    by_slurm = "SLURM_STEP_NODELIST" in os.environ and os.environ.get("SLURM_NTASKS") != "1"
-    by_mpi = os.environ.get("OMPI_COMM_WORLD_SIZE", "1") != "1"
-    return by_slurm or by_mpi or util.find_spec("libtpu") is not None
+    on_tpu = "SLURM_STEP_NODELIST" not in os.environ and util.find_spec("libtpu") is not None
+    return _tasks() > 1 or on_tpu
 
 
 def _meet(given: dict[str, Any] | None) -> None:
