@@ -66,6 +66,8 @@ def joined(
 
     global _several
     _several = jax.process_count() > 1
+    if _several:
+        ctypes.CDLL(None).signal(signal.SIGABRT, _tell_of_abort)
     try:
         wait_for_all()  # gloo gives up after half a minute: now all are here
         yield
@@ -151,7 +153,6 @@ def _may_have_company() -> bool:
 def _meet(given: dict[str, Any] | None) -> None:
     import jax
 
-    ctypes.CDLL(None).signal(signal.SIGABRT, _tell_of_abort)
     # It would take SIGTERM, which signals.py collects.
     jax.config.update("jax_enable_preemption_service", False)
     try:

@@ -28,7 +28,8 @@ from penn_jax.together import Agreement, is_primary, primary_first, summed, wait
 from penn_jax.types import Batch, DivergedError, StoppedError
 
 _IN_FLIGHT = 2
-"""Steps handed to the devices before the loop waits for the oldest: keeps them busy, no more."""
+"""Steps handed to the devices before the loop waits for the oldest: while they are busy with these,
+the next batch is cut and sent to them."""
 
 SCORE = "dice"
 """The validation value that ranks checkpoints."""

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from penn_jax.config import Config
-from penn_jax.run import ModelCard, opened, read_config
+from penn_jax.config import Config, config_hash
+from penn_jax.run import ModelCard, opened
 from penn_jax.types import InputError
 
 _LAG = 2
@@ -108,7 +108,6 @@ class Agreement:
     def __init__(self, seconds: float):
         self._known = np.array([seconds, 0])
         self._asked: deque[jax.Array] = deque()
-        self._largest = _over_all_devices(_largest)
 
     def __call__(
         self, seconds: float, signal: int | None, wait: bool = False
@@ -123,7 +122,7 @@ class Agreement:
         if jax.process_count() == 1:
             return seconds, signal
         row = np.array([seconds if is_primary() else 0.0, signal or 0], np.float32)
-        self._asked.append(self._largest(row))
+        self._asked.append(_over_all_devices(_largest)(row))
         while len(self._asked) > (0 if wait else _LAG):
             self._known = np.asarray(self._asked.popleft())
         return float(self._known[0]), int(self._known[1]) or None
@@ -138,15 +137,15 @@ def opened_by_all(out: Path, config: Config, card: ModelCard, resume: bool) -> I
     """
     with opened(out, config, card, resume) if is_primary() else contextlib.nullcontext():
         _check_shared(out)
-        if not is_primary() and read_config(out) != config:
-            raise InputError(
-                f"process {jax.process_index()}",
-                "has another config than process 0",
-                "the same command for all processes",
-                "start all with the same config and options",
-            )
+        _check_same(config)
         yield
         wait_for_all()  # process 0 may have more to write
+
+
+def _check_same(config: Config) -> None:
+    """Check that all processes were given the same config."""
+    hashes = gathered(np.frombuffer(bytes.fromhex(config_hash(config)), np.uint8))
+    _check_all((hashes == hashes[0]).all(axis=1), "config", "has another config than process 0")
 
 
 def _check_shared(out: Path) -> None:
@@ -161,13 +160,17 @@ def _check_shared(out: Path) -> None:
     sees = gathered(np.array(_appears(mark)))
     if is_primary():
         mark.unlink()
-    if not sees.all():
-        blind = ", ".join(map(str, np.flatnonzero(~sees)))
+    _check_all(sees, out, "does not see what process 0 writes there")
+
+
+def _check_all(fine: np.ndarray, source: object, wrong: str) -> None:
+    if not fine.all():
+        numbers = ", ".join(map(str, np.flatnonzero(~fine)))
         raise InputError(
-            out,
-            f"process {blind} does not see what process 0 writes there",
-            "a folder that all hosts share",
-            "choose one on a shared disk",
+            source,
+            f"process {numbers} {wrong}",
+            "one command for all, and a run directory that all hosts share",
+            "correct the command, or choose a folder on a shared disk",
         )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from penn_jax import together
 from penn_jax.config import Config, ModelConfig, PatchConfig
@@ -50,14 +51,15 @@ def main(port: str, number: int, data: str, folder: Path) -> None:
         own = folder / str(number)
         own.mkdir()
         together._SEEN_WITHIN = 0.5
-        try:
+        with pytest.raises(InputError, match="process 1 does not see what process 0 writes there"):
             together._check_shared(own)
-        except InputError as error:
-            assert error.wrong == "process 1 does not see what process 0 writes there"
-        else:
-            raise AssertionError("folders that are not shared went unnoticed")
         assert [*own.iterdir()] == []
         together._check_shared(folder)
+
+        together._check_same(CONFIG)
+        other = Config(name="other") if number else CONFIG
+        with pytest.raises(InputError, match="process 1 has another config than process 0"):
+            together._check_same(other)
     print("as it should be")
 
 

@@ -108,7 +108,7 @@ def _by_pmap(step: Step, devices: Sequence[Any], parts: int) -> Parallel:
         jax.block_until_ready(compiled(spread_over(gather(state)), batch, np.float32(0)))
         return compiled
 
-    return Parallel(compiled, spread_over, gather, place, ahead)
+    return Parallel(step=compiled, spread=spread_over, gather=gather, place=place, ahead=ahead)
 
 
 def _in_parts(x: np.ndarray, parts: int) -> np.ndarray:
