@@ -45,6 +45,7 @@ def fit(
     validate: Validate | None = None,
     pretrained: Any = None,
     progress: bool = True,
+    publish: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Minimise an objective over patches of the given cases until the budget is used.
 
@@ -58,6 +59,7 @@ def fit(
         validate: scores the averaged weights; its time is not training time.
         pretrained: for each parameter whether it came from another run; None where none did.
         progress: show a progress line where stderr is a terminal.
+        publish: called after each checkpoint.
 
     Returns:
         ``step``, ``seconds`` (training), ``paused`` (validation and checkpoints) and the last
@@ -165,6 +167,7 @@ def fit(
                 account = {"seconds": seconds, "waited": waited, "places": places, "scores": last}
                 log.sync()
                 checkpoints.save(step, model, host, account, score)
+                publish()
             if stopped:
                 raise StoppedError(out, step, stopped)
             paused += time.perf_counter() - pause
