@@ -232,7 +232,7 @@ def _copy_of(there: Remote) -> Iterator[Path]:
     """The path of a local copy, not made yet and gone at the end; errors name what it is of."""
     with tempfile.TemporaryDirectory(prefix="penn-") as temporary:
         # So that a warning that names the copy tells what it is of.
-        copy = Path(temporary).resolve() / "gs:" / there.bucket / there.key
+        copy = Path(temporary).resolve() / "gs" / there.bucket / there.key
         try:
             yield copy
         except (InputError, DivergedError, StoppedError) as error:
