@@ -35,31 +35,39 @@ class Work(NamedTuple):
     folder: Path
     publish: Callable[[], None]
     """Makes what is there by now count; nothing needs to be done on a local disk."""
+    is_copy: bool
+    """Whether the folder is this process's alone; one on a disk is shared by all of a run."""
 
 
 @contextlib.contextmanager
-def at_work(out: Place, resume: bool) -> Iterator[Work]:
+def at_work(out: Place, resume: bool, writes: bool = True) -> Iterator[Work]:
     """A local folder in which to write a run.
 
     Args:
         out: the run directory. In object storage it is held by a lease, copied if the run goes on,
             and published once more when the block ends.
         resume: go on with what is there.
+        writes: of several processes, whether this is the one; the others, who come after it, get a
+            copy to restore from and publish nothing.
 
     Raises:
         InputError: ``out`` holds something else, or a run that is not to be gone on with, or
             another process is writing it.
     """
     if isinstance(out, Path):
-        yield Work(out, lambda: None)
+        yield Work(out, lambda: None, is_copy=False)
         return
     if not resume and (out / _CONFIG).is_file():
         raise InputError(out, "holds a run", "a new folder", "add --resume or choose another")
+    if not writes:
+        with _copy_of(out) as folder:
+            _download_run(out, out.names(), folder)
+            yield Work(folder, lambda: None, is_copy=True)
+        return
     with held(out, warn) as lease, _copy_of(out) as folder:
         names = [name for name in out.names() if name != LOCK]
         if _CONFIG in names:
-            _download(out, [name for name in _RESUMED if name in names], folder)
-            _download_steps(out / CHECKPOINTS, folder / CHECKPOINTS)
+            _download_run(out, names, folder)
         elif others := [name for name in names if not name.startswith(_BEFORE_THE_CONFIG)]:
             wrong = f"holds {others[0]} and is no run"
             raise InputError(out, wrong, "a new folder", "choose another")
@@ -68,7 +76,7 @@ def at_work(out: Place, resume: bool) -> Iterator[Work]:
             names = []
         publish = _Publisher(out, folder, names, lease).publish
         try:
-            yield Work(folder, publish)
+            yield Work(folder, publish, is_copy=True)
         except DivergedError:
             publish()  # its log tells why
             raise
@@ -194,10 +202,14 @@ def written(out: Place) -> Iterator[Path]:
         out.write_bytes(path.read_bytes())
 
 
-def _download_steps(there: Remote, folder: Path) -> None:
-    """All steps of a run's checkpoints that are sealed."""
-    for step in _download_seals(there, folder):
-        _download_step(there, folder, step)
+def _download_run(out: Remote, names: Sequence[str], folder: Path) -> None:
+    """All that a resumed run needs: of its checkpoints those that are sealed."""
+    if _CONFIG not in names:
+        return
+    _download(out, [name for name in _RESUMED if name in names], folder)
+    there, here = out / CHECKPOINTS, folder / CHECKPOINTS
+    for step in _download_seals(there, here):
+        _download_step(there, here, step)
 
 
 def _download_seals(there: Remote, folder: Path) -> list[str]:

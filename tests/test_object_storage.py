@@ -223,8 +223,12 @@ def test_an_unfinished_upload_is_no_checkpoint(bucket, run, tmp_path):
     (out / "checkpoints/99/model/d").write_bytes(b"half a model")
     with checkpoints_at_hand(out) as (folder, _):
         assert "99" not in {path.name for path in folder.iterdir()}
-    with at_work(out, resume=True) as work:
-        assert not (work.folder / "checkpoints/99").exists()
+    with at_work(out, True) as work, at_work(out, True, writes=False) as other:
+        assert work.folder != other.folder
+        for folder in (work.folder, other.folder):
+            steps = {path.name for path in (folder / "checkpoints").iterdir()}
+            assert "12" in steps
+            assert "99" not in steps
     assert not any(name.startswith("checkpoints/99/") for name in out.names())
 
 
