@@ -215,7 +215,7 @@ def _download_run(out: Remote, names: Sequence[str], folder: Path) -> None:
 def _download_seals(there: Remote, folder: Path) -> list[str]:
     """The seals of a run's checkpoints; returns the steps they are of."""
     paths = map(PurePosixPath, there.names())
-    steps = [p.parent.name for p in paths if p.name == SEAL and len(p.parts) == 2]
+    steps = [p.parts[0] for p in paths if p.parts[0].isdecimal() and p.parts[1:] == (SEAL,)]
     _download(there, [f"{step}/{SEAL}" for step in steps], folder)
     return steps
 

@@ -1,5 +1,6 @@
 """Stores and runs in an emulated bucket equal those on the disk, whenever a process is killed."""
 
+import hashlib
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ from kill_and_resume import CONFIG, first_difference, outcome
 from object_storage import Emulator
 
 from penn_jax.cli import main
-from penn_jax.config import ModelConfig, PrepareConfig, to_json, write_json
+from penn_jax.config import ModelConfig, PrepareConfig, json_text, to_json, write_json
 from penn_jax.data import lease
 from penn_jax.data.phantom import write_dataset
 from penn_jax.data.prepare import prepare
@@ -157,7 +158,7 @@ def test_what_a_killed_prepare_left_is_no_store_and_is_replaced(bucket, job, cap
     (out / "cases/spine_000/image/old").write_bytes(b"half")
     with pytest.raises(InputError, match=r"torn/manifest\.json: is missing"):
         Store(str(out))
-    assert main(["prepare", str(job.raw), str(out), "--workers", "1", "--quiet"]) == 0
+    assert main(["prepare", str(job.raw), str(out), "--workers", "2", "--quiet"]) == 0
     capsys.readouterr()
     assert "cases/spine_000/image/old" not in out.names()
     assert Store(str(out)).manifest == Store(job.store).manifest
@@ -203,6 +204,7 @@ def test_a_flipped_byte_of_a_store_is_an_error(bucket, job):
 # ---- runs --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_elsewhere_and_ends_like_one_on_the_disk(job, run, tmp_path):
     steps = {name.split("/")[1] for name in run.killed if name.startswith("checkpoints/")}
     sealed = {name.split("/")[1] for name in run.killed if name.endswith("/seal.json")}
@@ -230,6 +232,19 @@ def test_an_unfinished_upload_is_no_checkpoint(bucket, run, tmp_path):
             assert "12" in steps
             assert "99" not in steps
     assert not any(name.startswith("checkpoints/99/") for name in out.names())
+
+
+def test_names_that_lead_out_of_the_copy_are_left_alone(bucket):
+    out = place("gs://bucket/hostile")
+    seal = {"account": {}, "score": None, "arrays": {}, "files": {"../../escaped": "", "a": ""}}
+    digest = hashlib.sha256(json_text(seal).encode()).hexdigest()
+    step = {"seal.json": json_text({**seal, "sha256": digest}).encode(), "a": b"", "b": b""}
+    out.write({f"checkpoints/7/{name}": content for name, content in step.items()})
+    out.write({"config.json": b"{}", "escaped": b"", "checkpoints/../seal.json": b""})
+    with at_work(out, resume=True) as work:
+        found = {path.relative_to(work.folder) for path in work.folder.rglob("*")}
+    seven = {Path("checkpoints/7"), Path("checkpoints/7/seal.json"), Path("checkpoints/7/a")}
+    assert found == {Path("config.json"), Path("checkpoints"), *seven}
 
 
 def test_prediction_from_a_bucket_is_that_from_the_disk(bucket, job, run, tmp_path):
