@@ -10,6 +10,7 @@ what ``--resume`` goes on with, on whatever machine; the local copy is forgotten
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -187,7 +188,13 @@ def checkpoints_at_hand(run: Place) -> Iterator[tuple[Path, Callable[[Path], Non
         return
     with _copy_of(folder) as copy:
         _download_seals(folder, copy)
-        yield copy, lambda step: _download_step(folder, copy, step.name)
+
+        def bring(step: Path) -> None:
+            _download_step(folder, copy, step.name)
+            if not (folder / step.name / SEAL).is_file():  # a better one replaced it meanwhile
+                shutil.rmtree(step)
+
+        yield copy, bring
 
 
 @contextlib.contextmanager
@@ -222,9 +229,11 @@ def _download_seals(there: Remote, folder: Path) -> list[str]:
 
 def _download_step(there: Remote, folder: Path, step: str) -> None:
     """What a step's seal, which is here already, says that the step is; nothing else counts."""
-    with contextlib.suppress(InputError):  # a damaged seal: whoever reads the step will tell
+    try:
         files = read_seal(folder / step)["files"]
-        _download(there / step, [name for name in files if _is_inside(name)], folder / step)
+    except InputError:
+        return  # whoever reads the step will tell
+    _download(there / step, [name for name in files if _is_inside(name)], folder / step)
 
 
 def _download(there: Remote, names: Sequence[str], folder: Path) -> None:

@@ -234,12 +234,27 @@ def test_an_unfinished_upload_is_no_checkpoint(bucket, run, tmp_path):
     assert not any(name.startswith("checkpoints/99/") for name in out.names())
 
 
+def write_step(step: Remote, files: list[str]) -> None:
+    """Put a step of two files, and a seal that names others."""
+    seal = {"account": {}, "score": None, "arrays": {}, "files": dict.fromkeys(files, "")}
+    digest = hashlib.sha256(json_text(seal).encode()).hexdigest()
+    step.write({"seal.json": json_text({**seal, "sha256": digest}).encode(), "a": b"", "b": b""})
+
+
+def test_a_step_that_is_replaced_while_it_is_read_is_not_called_damaged(bucket):
+    out = place("gs://bucket/replaced")
+    write_step(out / "checkpoints/7", ["a"])
+    with checkpoints_at_hand(out) as (folder, bring):
+        bring(folder / "7")
+        assert (folder / "7/a").exists()
+        (out / "checkpoints").delete(["7/seal.json", "7/a"])
+        bring(folder / "7")
+        assert list(folder.iterdir()) == []
+
+
 def test_names_that_lead_out_of_the_copy_are_left_alone(bucket):
     out = place("gs://bucket/hostile")
-    seal = {"account": {}, "score": None, "arrays": {}, "files": {"../../escaped": "", "a": ""}}
-    digest = hashlib.sha256(json_text(seal).encode()).hexdigest()
-    step = {"seal.json": json_text({**seal, "sha256": digest}).encode(), "a": b"", "b": b""}
-    out.write({f"checkpoints/7/{name}": content for name, content in step.items()})
+    write_step(out / "checkpoints/7", ["../../escaped", "a"])
     out.write({"config.json": b"{}", "escaped": b"", "checkpoints/../seal.json": b""})
     with at_work(out, resume=True) as work:
         found = {path.relative_to(work.folder) for path in work.folder.rglob("*")}
