@@ -198,8 +198,14 @@ def test_a_flipped_byte_of_a_store_is_an_error(bucket, job):
     case = Store(str(out)).cases[0]
     flip(out, f"cases/{case}/image/c")
     store = Store(str(out))
-    with pytest.raises(InputError, match=f"gs://bucket/flipped-store/cases/{case}/image"):
-        store.image(case, tuple(slice(0, n) for n in store.frames_shape(case)[:-1]))
+    box = tuple(slice(0, n) for n in store.frames_shape(case)[:-1])
+    with pytest.raises(
+        InputError, match=f"gs://bucket/flipped-store/cases/{case}/image: .*Digest mismatch"
+    ):
+        store.image(case, box)
+    bucket.refused = 403
+    with pytest.raises(InputError, match=r"labels: .* out of reach \(.*; check the network"):
+        store.labels(case, box)
 
 
 # ---- runs --------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ import tensorstore as ts
 from jaxtyping import Float32, Int32, UInt8
 
 from penn_jax.data.manifest import EXPECTED, Manifest, Split, is_case_name, read_manifest
-from penn_jax.data.remote import ASKED_AGAIN, Place, Remote, place, remote
+from penn_jax.data.remote import ASKED_AGAIN, Place, Remote, place, reason, remote
 from penn_jax.types import IGNORE_LABEL, FrameLabels, Frames, InputError
 
 FOREGROUND_VOXELS = 10_000
@@ -173,7 +173,7 @@ class Store:
         try:
             return array.read().result()
         except (ValueError, OSError) as error:
-            raise self._broken(case, kind, "a part missing or damaged") from error
+            raise self._broken(case, kind, "a part missing or damaged", error) from error
 
     def _open(self, case: str, kind: str) -> Any:
         shape = self.frames_shape(case)
@@ -189,19 +189,21 @@ class Store:
             # The folder as an object: its spec().to_json() loses 270 bytes at every call.
             array = ts.open(spec, kvstore=folder, open=True, context=self._context).result()
         except (ValueError, OSError) as error:
-            raise self._broken(case, kind, "an array missing or damaged") from error
+            raise self._broken(case, kind, "an array missing or damaged", error) from error
         expected = {"image": shape, "labels": shape[:-1]}.get(kind, array.shape)
         if array.shape != expected:
             raise self._broken(case, kind, f"an array of shape {array.shape}, not {expected}")
         return array
 
-    def _broken(self, case: str, kind: str, wrong: str) -> InputError:
-        return InputError(
-            f"{self.path}/cases/{case}/{kind}",
-            wrong,
-            "what penn prepare wrote",
-            "delete the store and prepare again",
-        )
+    def _broken(
+        self, case: str, kind: str, wrong: str, error: Exception | None = None
+    ) -> InputError:
+        remedy = "delete the store and prepare again"
+        if self.is_remote and error is not None:  # which may be the network's
+            wrong = f"{wrong}, or out of reach ({reason(error)})"
+            remedy = f"check the network, or {remedy}"
+        source = f"{self.path}/cases/{case}/{kind}"
+        return InputError(source, wrong, "what penn prepare wrote", remedy)
 
 
 class StoreWriter:
