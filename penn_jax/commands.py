@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from penn_jax.config import Config, PrepareConfig
@@ -183,7 +184,7 @@ def report_command(options: argparse.Namespace) -> None:
     from penn_jax.predictions_report import holds_predictions, report_predictions
     from penn_jax.run_report import report
 
-    if holds_predictions(options.run):
+    if isinstance(options.run, Path) and holds_predictions(options.run):
         print(report_predictions(options.run, options.out, not options.quiet))
         return
     if options.data is None:

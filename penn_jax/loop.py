@@ -48,6 +48,7 @@ def fit(
     validate: Validate | None = None,
     pretrained: Any = None,
     progress: bool = True,
+    publish: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Minimise an objective over patches of the given cases until the budget is used.
 
@@ -64,6 +65,7 @@ def fit(
         validate: scores the averaged weights; its time is not training time.
         pretrained: for each parameter whether it came from another run; None where none did.
         progress: show a progress line where stderr is a terminal.
+        publish: called after each checkpoint.
 
     Returns:
         ``step``, ``seconds`` (training), ``paused`` (validation and checkpoints) and the last
@@ -193,6 +195,7 @@ def fit(
                 log.sync()
                 if is_primary():  # every process has the whole state: one writes it
                     checkpoints.save(step, model, host, account, score)
+                    publish()
                 wait_for_all()
             if signal and not done:
                 raise StoppedError(out, step, signal)

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 from penn_jax import commands
 from penn_jax.completion import SHELLS
+from penn_jax.data.remote import SCHEME, Place, place
+from penn_jax.types import InputError
 
 EXIT_INPUT = 2
 """What the user gave cannot be used; also what argparse exits with."""
@@ -17,8 +19,32 @@ EXIT_INPUT = 2
 class Parser(argparse.ArgumentParser):
     """Tells a wrong command line in one line, as every other mistake."""
 
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        # Of "gs://bucket" a Path would make the name of a local folder.
+        self.register("type", Path, _local)
+
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_INPUT, f"penn: error: {self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _local(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} is not on a disk, expected a local path")
+    return Path(text)
+
+
+def _place(text: str) -> Place:
+    """A local path or a name in object storage."""
+    try:
+        return place(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _store(text: str) -> Place | str:
+    """The same, or the address of a store that is only read."""
+    return text if "://" in text and not text.startswith(SCHEME) else _place(text)
 
 
 class _Version(argparse.Action):
@@ -68,7 +94,7 @@ def build_parser() -> Parser:
         "penn prepare raw prepared",
     )
     sub.add_argument("raw", type=Path, help="nnU-Net raw, BIDS, or images/ + labels/")
-    sub.add_argument("out", type=Path, help="folder of the store")
+    sub.add_argument("out", type=_place, help="folder of the store, also gs://")
     sub.add_argument("--merge-labels", action="store_true", help="one foreground class")
     sub.add_argument("--dimensions", type=int, choices=(2, 3), default=2)
     sub.add_argument("--spacing", nargs="+", default=["median"], help="median, native, or mm")
@@ -87,8 +113,8 @@ def build_parser() -> Parser:
         sub = command(name, run, text, example, takes_config=True)
         sub.epilog += "\nany value of the config: --optim.learning-rate 0.02 (penn_jax/config.py)"
         sub.add_argument("config", type=Path, help="a file of configs/, or a config.json")
-        sub.add_argument("--data", type=Path, required=True, help="prepared store")
-        sub.add_argument("--out", type=Path, required=True, help="run directory")
+        sub.add_argument("--data", type=_store, required=True, help="prepared store, also gs://")
+        sub.add_argument("--out", type=_place, required=True, help="run directory, also gs://")
         sub.add_argument("--resume", action="store_true", help="go on from the latest checkpoint")
         sub.add_argument("--fold", type=int, default=0, help="number of the split (default: 0)")
         sub.add_argument("--max-steps", type=int, help="budget in steps")
@@ -101,9 +127,9 @@ def build_parser() -> Parser:
         several.add_argument("--processes", type=int, metavar="N", help="how many there are")
         several.add_argument("--process", type=int, metavar="I", help="number of this one, from 0")
         if name == "train":
-            sub.add_argument("--init", type=Path, help="run whose weights start this one")
+            sub.add_argument("--init", type=_place, help="run whose weights start this one")
             sub.add_argument(
-                "--teacher", type=Path, help="run whose predictions stand for all labels"
+                "--teacher", type=_place, help="run whose predictions stand for all labels"
             )
 
     sub = command(
@@ -113,7 +139,7 @@ def build_parser() -> Parser:
         "penn study configs/studies/efficiency.py --data prepared --out studies/efficiency",
     )
     sub.add_argument("config", type=Path, help="a file of configs/studies/")
-    sub.add_argument("--data", type=Path, required=True, help="prepared store")
+    sub.add_argument("--data", type=_store, required=True, help="prepared store, also gs://")
     sub.add_argument("--out", type=Path, required=True, help="folder of the study")
     sub.add_argument(
         "--resume", action="store_true", help="go on, or share the work with other processes"
@@ -127,12 +153,16 @@ def build_parser() -> Parser:
     )
     sub.add_argument(
         "model",
-        type=Path,
+        type=_place,
         nargs=1,
-        help="a run or an export; further ones (folders with a config.json) are averaged with it",
+        help="a run (also gs://) or an export; further ones (folders with a config.json) are "
+        "averaged with it",
     )
     sub.add_argument(
-        "inputs", type=Path, nargs="+", help="scans, folders of scans, or of one DICOM series each"
+        "inputs",
+        type=_place,
+        nargs="+",
+        help="scans, folders of scans, or of one DICOM series each",
     )
     sub.add_argument("--out", type=Path, required=True, help="folder of the masks")
     sub.add_argument(
@@ -166,7 +196,9 @@ def build_parser() -> Parser:
         "a trained network for PyTorch, ONNX, XLA or MONAI",
         "penn export runs/train --to torch --out exported",
     )
-    sub.add_argument("model", type=Path, help="a run directory, or an export with weights")
+    sub.add_argument(
+        "model", type=_place, help="a run directory (also gs://), or an export with weights"
+    )
     sub.add_argument("--to", choices=("torch", "onnx", "stablehlo", "monai"), required=True)
     sub.add_argument("--out", type=Path, required=True, help="new folder")
     sub.add_argument(
@@ -212,10 +244,10 @@ def build_parser() -> Parser:
         "a run, or a folder of masks, as one HTML page",
         "penn report runs/train --data prepared; penn report masks",
     )
-    sub.add_argument("run", type=Path, help="run directory of penn train, or a folder of masks")
-    sub.add_argument("--data", type=Path, help="the run's prepared store")
-    sub.add_argument("--baseline", type=Path, help="another run on it, to compare with")
-    sub.add_argument("--out", type=Path, help="HTML file (default: report.html in the folder)")
+    sub.add_argument("run", type=_place, help="run directory of penn train, or a folder of masks")
+    sub.add_argument("--data", type=_store, help="the run's prepared store")
+    sub.add_argument("--baseline", type=_place, help="another run on it, to compare with")
+    sub.add_argument("--out", type=_place, help="HTML file (default: report.html in the folder)")
 
     sub = command(
         "view",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Literal
 
 import jax
 
 from penn_jax.config import Config
 from penn_jax.data.leaks import listed, pretraining_pool
+from penn_jax.data.remote import Place
 from penn_jax.data.store import Store
 from penn_jax.data.usual import usual_scans
 from penn_jax.model.network import evaluation_bytes, halo, total_stride
@@ -78,7 +78,7 @@ def pretraining_cases(store: Store, fold: int) -> list[str]:
 
 
 def model_card(
-    store: Store, fold: int, task: Literal["segmentation", "restoration"], init: Path | None = None
+    store: Store, fold: int, task: Literal["segmentation", "restoration"], init: Place | None = None
 ) -> ModelCard:
     """What prediction must know of a store."""
     manifest = store.manifest

@@ -19,6 +19,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from penn_jax.config import Config, config_hash
+from penn_jax.data.remote import Place
+from penn_jax.remote_run import Work, at_work
 from penn_jax.run import ModelCard, opened
 from penn_jax.types import InputError
 
@@ -129,14 +131,34 @@ class Agreement:
 
 
 @contextlib.contextmanager
-def opened_by_all(out: Path, config: Config, card: ModelCard, resume: bool) -> Iterator[None]:
+def at_work_by_all(out: Place, resume: bool) -> Iterator[Work]:
+    """A local folder for a run as :func:`remote_run.at_work` gives it: to process 0 to write."""
+    with contextlib.ExitStack() as until_the_end:
+        with primary_first():  # it holds the run and clears up; the others copy what is left
+            work = until_the_end.enter_context(at_work(out, resume, is_primary()))
+        yield work
+    wait_for_all()  # process 0 may have had more to publish
+
+
+@contextlib.contextmanager
+def opened_by_all(
+    out: Path, config: Config, card: ModelCard, resume: bool, is_copy: bool = False
+) -> Iterator[None]:
     """Hold a run directory as :func:`run.opened` does: process 0 for all.
+
+    Args:
+        out: the run directory, or where ``is_copy`` this process's copy of it.
+        config: of the run.
+        card: what prediction must know besides the config.
+        resume: go on with what is there.
+        is_copy: the processes have a folder each.
 
     Raises:
         InputError: as ``opened``; or a process does not see the folder, or has another config.
     """
     with opened(out, config, card, resume) if is_primary() else contextlib.nullcontext():
-        _check_shared(out)
+        if not is_copy:
+            _check_shared(out)
         _check_same(config)
         yield
         wait_for_all()  # process 0 may have more to write
@@ -170,7 +192,7 @@ def _check_all(fine: np.ndarray, source: object, wrong: str) -> None:
             source,
             f"process {numbers} {wrong}",
             "one command for all, and a run directory that all hosts share",
-            "correct the command, or choose a folder on a shared disk",
+            "correct the command, or choose a folder on a shared disk or in object storage",
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from penn_jax.config import Config, TrainConfig
+from penn_jax.data.remote import Place
 from penn_jax.data.store import Store
 from penn_jax.engine import bucketed
 from penn_jax.loop import Validate, fit
@@ -32,20 +32,20 @@ from penn_jax.run import (
 )
 from penn_jax.task import DROPOUT_DRAW, check_fit, model_card, pretraining_cases, tiling
 from penn_jax.teach import Teach, load_teacher
-from penn_jax.together import gathered, is_primary, opened_by_all, share
+from penn_jax.together import at_work_by_all, gathered, is_primary, opened_by_all, share
 from penn_jax.transfer import load_parts, loaded_parts
 from penn_jax.types import InputError
 
 
 def train(
     config: Config,
-    data: Path | Store,
-    out: Path,
-    init: Path | None = None,
+    data: Place | str | Store,
+    out: Place,
+    init: Place | None = None,
     resume: bool = False,
     fold: int = 0,
     progress: bool = True,
-    teacher: Path | None = None,
+    teacher: Place | None = None,
 ) -> dict[str, Any]:
     """Train a network on the ``train`` cases of a prepared store, validate it on the others.
 
@@ -84,26 +84,28 @@ def train(
     key = jax.random.key(config.train.seed)
     network = Network(config.model, classes)
     variables = initialise(network, key, network_channels(card, config), card["dimensions"])
-    pretrained = None
-    if init is not None:
-        pretrained = loaded_parts(variables["params"], config.train.initialise)
-        if not saved_steps(out / "checkpoints"):
-            variables, loaded = load_parts(init, variables, config.train.initialise)
-            say(loaded, progress and is_primary())
-    with opened_by_all(out, config, card, resume):
-        return fit(
-            config,
-            out,
-            store,
-            training,
-            lambda axis: segmentation_objective(
-                Network(config.model, classes, axis), config, key, teach
-            ),
-            variables,
-            validator(store, validation, config, card) if validation else None,
-            pretrained,
-            progress,
-        )
+    with at_work_by_all(out, resume) as work:
+        pretrained = None
+        if init is not None:
+            pretrained = loaded_parts(variables["params"], config.train.initialise)
+            if not saved_steps(work.folder / "checkpoints"):
+                variables, loaded = load_parts(init, variables, config.train.initialise)
+                say(loaded, progress and is_primary())
+        with opened_by_all(work.folder, config, card, resume, work.is_copy):
+            return fit(
+                config,
+                work.folder,
+                store,
+                training,
+                lambda axis: segmentation_objective(
+                    Network(config.model, classes, axis), config, key, teach
+                ),
+                variables,
+                validator(store, validation, config, card) if validation else None,
+                pretrained,
+                progress,
+                work.publish,
+            )
 
 
 def labelled_cases(store: Store, fold: int) -> tuple[list[str], list[str]]:

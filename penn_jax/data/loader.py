@@ -21,6 +21,8 @@ from penn_jax.types import Batch
 # Grain shuffles small sources slowly (about 30 ms / n an item), so the cases are repeated.
 _LEAST_RECORDS = 4096
 _BUFFERED_BATCHES = 4
+_REMOTE_THREADS = 16
+"""Where each read waits for the network; on a disk one thread does as much."""
 
 
 @runtime_checkable
@@ -127,7 +129,9 @@ def stream(
         .random_map(_DrawAndCut(store, cases, config))
     )
     batches = samples[host::hosts][first_batch * share :].batch(share, drop_remainder=True)
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_BUFFERED_BATCHES)
+    threads = _REMOTE_THREADS if store.is_remote else 1
+    buffered = max(_BUFFERED_BATCHES, threads)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)
     dataset = batches.to_iter_dataset(options)
     if workers:
         _parse_flags()

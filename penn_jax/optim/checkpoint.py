@@ -143,7 +143,12 @@ class Checkpoints:
                 shutil.rmtree(path.rename(path.with_name(f"{step}{_PARTIAL}")))
 
 
-def read_model(folder: Path, warn: Warn, newest: bool = False) -> dict[str, Any]:
+def read_model(
+    folder: Path,
+    warn: Warn,
+    newest: bool = False,
+    bring: Callable[[Path], None] = lambda step: None,
+) -> dict[str, Any]:
     """The variables of the best whole checkpoint, as a tree of dictionaries of arrays.
 
     Nothing is written, so that a run may be read while it trains.
@@ -152,6 +157,7 @@ def read_model(folder: Path, warn: Warn, newest: bool = False) -> dict[str, Any]
         folder: ``<run>/checkpoints``.
         warn: told of each better checkpoint that is damaged.
         newest: take the newest instead, which no validation case has chosen.
+        bring: called before a step is read, of which nothing but its seal need be there by then.
 
     Raises:
         InputError: there is no checkpoint, or none is whole.
@@ -166,6 +172,7 @@ def read_model(folder: Path, warn: Warn, newest: bool = False) -> dict[str, Any]
     ]:
         path = folder / str(steps[0])
         try:
+            bring(path)
             wrong = damage(path)
             if not wrong:
                 return _restore(path, "model", None)
