@@ -27,7 +27,7 @@ PROBE = Path(__file__).with_name("probe_hosts.py")
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    small = ModelConfig(stem=2, channels=(4, 8), blocks=1)
+    small = ModelConfig(stem=2, channels=(4,), blocks=1, dropout=0.1)
     config = replace(CONFIG, model=small, train=replace(CONFIG.train, checkpoint_every=5))
     return make_job(tmp_path_factory.mktemp("job"), config)
 
@@ -47,7 +47,7 @@ def _assert_same(out, alone):
 
 @pytest.mark.slow
 def test_two_processes_train_by_pmap_as_one_does_by_jit(job, alone, tmp_path):
-    finish(start([*job, "--train.parallel=pmap"], tmp_path / "run", 2, 2))
+    finish(start([*job, "--train.parallel=pmap"], tmp_path / "run", 2))
     _assert_same(tmp_path / "run", alone)
 
 
