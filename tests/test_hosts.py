@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,16 +19,12 @@ from hosts import (
     wait_for_step,
 )
 
-from penn_jax.config import ModelConfig
-
 PROBE = Path(__file__).with_name("probe_hosts.py")
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    small = ModelConfig(stem=2, channels=(4,), blocks=1, dropout=0.1)
-    config = replace(CONFIG, model=small, train=replace(CONFIG.train, checkpoint_every=5))
-    return make_job(tmp_path_factory.mktemp("job"), config)
+    return make_job(tmp_path_factory.mktemp("job"))
 
 
 @pytest.fixture(scope="module")
