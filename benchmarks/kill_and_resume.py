@@ -46,7 +46,7 @@ CONFIG = Config(
     ),
 )
 ENDED = "had ended"
-TIMES = ("seconds", "waiting")
+TIMES = ("seconds", "waiting", "compiling")
 """Values of a log line that follow the clock."""
 
 

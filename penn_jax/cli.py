@@ -9,9 +9,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
+from penn_jax.distributed import EXIT_LOST, end
 from penn_jax.options import EXIT_INPUT, build_parser
 from penn_jax.progress import tell
-from penn_jax.types import DivergedError, InputError, StoppedError
+from penn_jax.types import DivergedError, InputError, LostError, StoppedError
 
 EXIT_DIVERGED = 3
 EXIT_STOPPED = 75
@@ -28,11 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _sigterm_unwinds(), _stdout_for_json(options.json):
             outcome = options.command(options)
-        tell(outcome, options.json)
+        if outcome is not None:
+            tell(outcome, options.json)
     except InputError as error:
         return _fail(str(error), EXIT_INPUT)
     except DivergedError as error:
         return _fail(str(error), EXIT_DIVERGED)
+    except LostError as error:
+        return _fail(str(error), EXIT_LOST)
     except StoppedError as error:
         interrupted = error.signal == signal.SIGINT
         return _fail(str(error), EXIT_INTERRUPTED if interrupted else EXIT_STOPPED)
@@ -73,7 +77,7 @@ def _sigterm_unwinds() -> Iterator[None]:
 
 def _fail(message: str, code: int) -> int:
     print(f"penn: error: {' '.join(message.split())}", file=sys.stderr)
-    return code
+    return end(code)
 
 
 if __name__ == "__main__":

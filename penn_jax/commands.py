@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
@@ -63,31 +64,47 @@ def prepare_command(options: argparse.Namespace) -> Outcome:
     return Outcome(result, (summary(manifest),))
 
 
-def pretrain_command(options: argparse.Namespace) -> Outcome:
-    from penn_jax.pretrain import pretrain
+def pretrain_command(options: argparse.Namespace) -> Outcome | None:
+    from penn_jax.distributed import joined
 
-    _start_jax()
-    config = _config(options)
-    result = pretrain(
-        config, options.data, options.out, options.resume, options.fold, not options.quiet
-    )
+    with joined(options.coordinator, options.processes, options.process):
+        from penn_jax.pretrain import pretrain
+        from penn_jax.together import is_primary
+
+        _start_jax(several=True)
+        result = pretrain(
+            _config(options),
+            options.data,
+            options.out,
+            options.resume,
+            options.fold,
+            not options.quiet,
+        )
+        if not is_primary():
+            return None
     return Outcome({"run": str(options.out), **result}, (_of_training(options, result),))
 
 
-def train_command(options: argparse.Namespace) -> Outcome:
-    from penn_jax.train import train
+def train_command(options: argparse.Namespace) -> Outcome | None:
+    from penn_jax.distributed import joined
 
-    _start_jax()
-    result = train(
-        _config(options),
-        options.data,
-        options.out,
-        options.init,
-        options.resume,
-        options.fold,
-        not options.quiet,
-        options.teacher,
-    )
+    with joined(options.coordinator, options.processes, options.process):
+        from penn_jax.together import is_primary
+        from penn_jax.train import train
+
+        _start_jax(several=True)
+        result = train(
+            _config(options),
+            options.data,
+            options.out,
+            options.init,
+            options.resume,
+            options.fold,
+            not options.quiet,
+            options.teacher,
+        )
+        if not is_primary():
+            return None
     page = None
     if "dice" in result:
         from penn_jax.run_report import try_report
@@ -129,7 +146,7 @@ def study_command(options: argparse.Namespace) -> Outcome:
     from penn_jax.report.study_tables import study_markdown
     from penn_jax.study import study
 
-    _start_jax()
+    _start_jax(several=True)
     table = study(
         read_study_file(options.config),
         options.data,
@@ -217,7 +234,7 @@ def report_command(options: argparse.Namespace) -> Outcome:
     from penn_jax.run_report import report
 
     progress = not options.quiet
-    if holds_predictions(options.run):
+    if isinstance(options.run, Path) and holds_predictions(options.run):
         page = report_predictions(options.run, options.out, progress)
     elif options.data is None:
         raise InputError(
@@ -280,11 +297,14 @@ def _config(options: argparse.Namespace) -> Config:
     return overridden(replace(config, train=replace(config.train, **train)), options.overrides)
 
 
-def _start_jax() -> None:
+def _start_jax(several: bool = False) -> None:
     import logging
 
+    from penn_jax.distributed import refuse_several
     from penn_jax.run import enable_compile_cache
 
+    if not several:
+        refuse_several()
     # Orbax and Grain warn about what is meant; what is wrong arrives as an exception. Of the arrays
     # of one failed save each is a task of its own, whose error asyncio would print as well.
     logging.getLogger("absl").setLevel(logging.CRITICAL)

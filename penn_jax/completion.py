@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from penn_jax.types import InputError
 
@@ -32,7 +31,7 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
             if isinstance(action, argparse._SubParsersAction):
                 for command in action.choices.values():
                     mark(command)
-            elif action.type is Path:
+            elif action.type not in (None, int, float):  # then it makes a path of the word
                 action.complete = shtab.FILE  # pyright: ignore[reportAttributeAccessIssue]
 
     mark(parser)

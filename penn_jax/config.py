@@ -172,6 +172,9 @@ class TrainConfig:
     uses all."""
     batch_size: Positive = 16
     """Global: shared by all devices and hosts."""
+    accumulate: Positive = 1
+    """Parts of a batch that pass through the devices one after the other, to need less memory; one
+    more forward pass if above 1, and batch normalisation within each part."""
     max_steps: NonNegative = 1000
     """The budget in steps; 0 where ``max_seconds`` gives it."""
     max_seconds: NonNegativeFloat = 0.0

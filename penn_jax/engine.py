@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -15,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from penn_jax.config import Config, ModelConfig, PredictConfig
+from penn_jax.data.remote import Place, Remote
 from penn_jax.export import onnx, stablehlo
 from penn_jax.export.folder import is_export
 from penn_jax.exported import load_export
@@ -32,7 +32,7 @@ Engine = Literal["auto", "jax", "onnxruntime"]
 class Model:
     """A trained network and all that prediction must know of it."""
 
-    path: Path
+    path: Place
     config: Config
     card: ModelCard
     variables: Mapping[str, Any]
@@ -42,18 +42,13 @@ class Model:
     kind: Literal["weights", "onnx", "stablehlo"] = "weights"
 
 
-def load_models(folders: Sequence[Path]) -> list[Model]:
+def load_models(folders: Sequence[Place]) -> list[Model]:
     """Load models whose probabilities can be averaged: runs, or exports of them.
 
     Raises:
         InputError: one cannot be loaded, or differs from the first in what it predicts or takes.
     """
-    models = [
-        Model(folder, *load_export(folder))
-        if is_export(folder)
-        else Model(folder, *load_model(folder))
-        for folder in folders
-    ]
+    models = [_load(folder) for folder in folders]
     for model in models:
         if model.card["task"] != "segmentation":
             raise InputError(
@@ -67,6 +62,16 @@ def load_models(folders: Sequence[Path]) -> list[Model]:
                     "average models of the same data only",
                 )  # fmt: skip
     return models
+
+
+def _load(folder: Place) -> Model:
+    if not is_export(folder):
+        return Model(folder, *load_model(folder))
+    if isinstance(folder, Remote):
+        raise InputError(
+            folder, "is an export in object storage", "a run, or an export on a disk", "copy it"
+        )
+    return Model(folder, *load_export(folder))
 
 
 def ensemble(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from penn_jax.config import Config, to_json
+from penn_jax.data.remote import Place
 from penn_jax.engine import Model, load_models
 from penn_jax.export.card import evaluation_scores, model_card, read_evaluation
 from penn_jax.export.folder import FORMAT, check_new, whole_folder, write_export
@@ -30,7 +31,7 @@ _STANDALONE = Path(__file__).parent / "export" / "penn_torch.py"
 
 
 def export(
-    model: Path, to: Format, out: Path, folded: bool = False, metrics: Path | None = None
+    model: Place, to: Format, out: Path, folded: bool = False, metrics: Path | None = None
 ) -> None:
     """Write a trained network for other programs.
 
@@ -59,7 +60,7 @@ def export(
         loaded = dataclasses.replace(loaded, variables=variables, config=config)
     content = {FORMAT: to, **description(loaded.config, loaded.card)}
     scores = logged_scores(model)
-    text = model_card(content, to, evaluation, scores, (model / IMPORTED).exists())
+    text = model_card(content, to, evaluation, scores, (model / IMPORTED).is_file())
     weights = _weights(loaded, to)
     with whole_folder(out) as folder:
         write_export(folder, content, weights)
@@ -98,7 +99,7 @@ def description(config: Config, card: ModelCard) -> dict[str, Any]:
     }
 
 
-def logged_scores(run: Path) -> Mapping[str, float] | None:
+def logged_scores(run: Place) -> Mapping[str, float] | None:
     """The best validation in a run's log, by its mean Dice; None where there is none."""
     best: dict[str, float] | None = None
     try:

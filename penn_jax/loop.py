@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,19 @@ import numpy as np
 from penn_jax.config import Config, TrainConfig
 from penn_jax.data.loader import stream
 from penn_jax.data.store import Store
-from penn_jax.log import Log
+from penn_jax.log import Log, Silence
 from penn_jax.optim.checkpoint import Checkpoints
 from penn_jax.optim.parallel import compile_step
 from penn_jax.optim.sgd import build_optimiser
 from penn_jax.optim.step import Objective, build_step, create_state, prediction_variables
 from penn_jax.progress import bar, warn
 from penn_jax.signals import stop_signals
-from penn_jax.types import DivergedError, StoppedError
+from penn_jax.together import Agreement, is_primary, primary_first, summed, wait_for_all
+from penn_jax.types import Batch, DivergedError, StoppedError
 
 _IN_FLIGHT = 2
-"""Steps handed to the devices before the loop waits for the oldest: keeps them busy, no more."""
+"""Steps handed to the devices before the loop waits for the oldest: while they are busy with these,
+the next batch is cut and sent to them."""
 
 SCORE = "dice"
 """The validation value that ranks checkpoints."""
@@ -45,8 +48,12 @@ def fit(
     validate: Validate | None = None,
     pretrained: Any = None,
     progress: bool = True,
+    publish: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Minimise an objective over patches of the given cases until the budget is used.
+
+    Of several processes each calls this, and takes its share of every batch. All decide alike:
+    they agree on the time and on signals. Process 0 writes.
 
     Args:
         config: of the run.
@@ -58,6 +65,7 @@ def fit(
         validate: scores the averaged weights; its time is not training time.
         pretrained: for each parameter whether it came from another run; None where none did.
         progress: show a progress line where stderr is a terminal.
+        publish: called after each checkpoint.
 
     Returns:
         ``step``, ``seconds`` (training), ``paused`` (validation and checkpoints) and the last
@@ -71,8 +79,11 @@ def fit(
     course = config.train
     optimiser = build_optimiser(config.optim, pretrained)
     compiled = compile_step(
-        lambda axis: build_step(build_objective(axis), optimiser, config.optim.average, axis),
+        lambda axis: build_step(
+            build_objective(axis), optimiser, config.optim.average, axis, course.accumulate
+        ),
         course.parallel,
+        parts=course.accumulate,
     )
     # Jitted: on an accelerator each operation of its own would be a compilation of its own.
     state = jax.jit(lambda v: create_state(v["params"], v.get("batch_stats", {}), optimiser))(
@@ -81,16 +92,20 @@ def fit(
 
     with contextlib.ExitStack() as until_the_end:
         # ---- where a resumed run left off ------------------------------------------------------
-        checkpoints = Checkpoints(out / "checkpoints", warn)
-        step, seconds, waited, places = 0, 0.0, 0.0, ""
+        with primary_first():  # it tidies up
+            checkpoints = Checkpoints(out / "checkpoints", warn)
+        step, seconds, waited, seen = 0, 0.0, 0.0, 0  # seen: see _without_places
         last: dict[str, float] = {}
         if (latest := checkpoints.latest()) is not None:
             state = checkpoints.restore_state(latest, state)
             account = checkpoints.restore_account(latest)
             step, seconds, waited = latest, account["seconds"], account["waited"]
-            places, last = account["places"], account["scores"]
+            seen = int(account["places"] or "0", 16) if is_primary() else 0
+            last = account["scores"]
         state = compiled.spread(state)
-        log = until_the_end.enter_context(contextlib.closing(Log(out, step)))
+        log = until_the_end.enter_context(
+            contextlib.closing(Log(out, step) if is_primary() else Silence())
+        )
         batches = until_the_end.enter_context(
             contextlib.closing(
                 stream(
@@ -100,42 +115,55 @@ def fit(
                     course.batch_size,
                     course.seed,
                     step,
-                    workers=course.workers,
+                    jax.process_index(),
+                    jax.process_count(),
+                    course.workers,
                 )
             )
         )
-        shown = until_the_end.enter_context(bar(config.name, progress))
+        shown = until_the_end.enter_context(bar(config.name, progress and is_primary()))
         stop = until_the_end.enter_context(stop_signals())
+
+        # ---- the step, compiled before the clock starts ----------------------------------------
+        used, compiling, run_step = budget_used(course, step, seconds), 0.0, compiled.step
+        upcoming: Iterator[Batch] = iter(batches.__next__, None)
+        if used < 1.0:
+            first = next(upcoming)
+            upcoming = itertools.chain([first], upcoming)
+            began = time.perf_counter()
+            run_step = compiled.ahead(state, compiled.place(_without_places(first)[0]))
+            compiling = time.perf_counter() - began
 
         # ---- the loop --------------------------------------------------------------------------
         pending: deque[Mapping[str, jax.Array]] = deque()
+        agree, places = Agreement(seconds), ""
         paused, pace = 0.0, ""
         begun, first_step, first_second = time.perf_counter() - seconds, step, seconds
-        used = budget_used(course, step, seconds)
         while used < 1.0:
             asked = time.perf_counter()
-            batch: dict[str, Any] = dict(next(batches))
+            batch, digest = _without_places(next(upcoming))
             waited += time.perf_counter() - asked
-            # A chain: equal at a step only if every patch up to it was the same.
-            places = _chained(places, batch.pop("place"))
+            seen += digest
             progress_made = budget_used(course, step + 0.5, seconds)  # the step's middle
-            state, metrics = compiled.step(state, compiled.place(batch), np.float32(progress_made))
+            state, metrics = run_step(state, compiled.place(batch), np.float32(progress_made))
             step += 1
             pending.append(metrics)
             if len(pending) > _IN_FLIGHT:
                 jax.block_until_ready(pending.popleft())
-            seconds = time.perf_counter() - begun - paused
+            seconds, signal = agree(time.perf_counter() - begun - paused, stop.signal)
             # Not after the wait below: the step that ends the loop must know that it is the last.
             used = budget_used(course, step, seconds)
             done = used >= 1.0
             scored = validate is not None and (done or _is_due(step, course.validate_every))
-            stopped = None if done else stop.signal
-            saved = scored or done or stopped or _is_due(step, course.checkpoint_every)
+            saved = scored or done or signal or _is_due(step, course.checkpoint_every)
+            logged = done or _is_due(step, course.log_every)
             if saved:
                 jax.block_until_ready(state)  # steps under way are training time, not a pause
-                seconds = time.perf_counter() - begun - paused
+                seconds, signal = agree(time.perf_counter() - begun - paused, stop.signal, True)
+            if saved or logged:
+                places = f"{summed(seen):016x}"
 
-            if step % course.log_every == 0 or done:
+            if logged:
                 point = {name: float(value) for name, value in compiled.gather(metrics).items()}
                 log.write(
                     {
@@ -144,6 +172,7 @@ def fit(
                         "patches": step * course.batch_size,
                         "places": places,
                         "waiting": waited,
+                        "compiling": compiling,
                         **point,
                     }
                 )
@@ -160,14 +189,17 @@ def fit(
                 if scored and validate is not None:
                     last = dict(validate(model))
                     score = last.get(SCORE)
-                    stopped = None if done else stop.signal  # it may have come meanwhile
+                    _, signal = agree(seconds, stop.signal, True)  # it may have come meanwhile
                     log.write({"step": step, "seconds": round(seconds, 3), **last})
                     shown.update(used, _note(pace, score))
                 account = {"seconds": seconds, "waited": waited, "places": places, "scores": last}
                 log.sync()
-                checkpoints.save(step, model, host, account, score)
-            if stopped:
-                raise StoppedError(out, step, stopped)
+                if is_primary():  # every process has the whole state: one writes it
+                    checkpoints.save(step, model, host, account, score)
+                    publish()
+                wait_for_all()
+            if signal and not done:
+                raise StoppedError(out, step, signal)
             paused += time.perf_counter() - pause
 
     return {"step": step, "seconds": seconds, "paused": paused, **last}
@@ -192,8 +224,18 @@ def _note(pace: str, score: float | None) -> str:
     return pace if score is None else f"{pace}  validation Dice {score:.4f}".lstrip()
 
 
-def _chained(places: str, place: np.ndarray) -> str:
-    return hashlib.sha256(places.encode() + place.tobytes()).hexdigest()[:16]
+def _without_places(batch: Batch) -> tuple[dict[str, Any], int]:
+    """What the step takes of a batch, and a number that stands for the places of its patches.
+
+    The sum of such numbers depends neither on the order of samples nor on who had which: at a step
+    it is equal only if every sample up to it was the same patch, none twice and none left out.
+    """
+    taken = {name: value for name, value in batch.items() if name != "place"}
+    rows = zip(batch["index"], batch["place"], strict=True)
+    digests = (
+        hashlib.blake2b(index.tobytes() + place.tobytes(), digest_size=8) for index, place in rows
+    )
+    return taken, sum(int.from_bytes(digest.digest()) for digest in digests)
 
 
 def _check_finite(point: Mapping[str, float], most: int, out: Path, step: int) -> None:

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple, NoReturn
 
 from penn_jax import commands
 from penn_jax.completion import SHELLS
+from penn_jax.data.remote import SCHEME, Place, place
 from penn_jax.progress import Outcome
+from penn_jax.types import InputError
 
 EXIT_INPUT = 2
 """What the user gave cannot be used; also what argparse exits with."""
@@ -19,8 +21,32 @@ EXIT_INPUT = 2
 class Parser(argparse.ArgumentParser):
     """Tells a wrong command line in one line, as every other mistake."""
 
+    def __init__(self, **options: Any):
+        super().__init__(**options)
+        # Of "gs://bucket" a Path would make the name of a local folder.
+        self.register("type", Path, _local)
+
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_INPUT, f"penn: error: {self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _local(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} is not on a disk, expected a local path")
+    return Path(text)
+
+
+def _place(text: str) -> Place:
+    """A local path or a name in object storage."""
+    try:
+        return place(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _store(text: str) -> Place | str:
+    """The same, or the address of a store that is only read."""
+    return text if "://" in text and not text.startswith(SCHEME) else _place(text)
 
 
 class _Version(argparse.Action):
@@ -35,7 +61,8 @@ class Command(NamedTuple):
     """One command as its users see it."""
 
     name: str
-    run: Callable[[argparse.Namespace], Outcome]
+    run: Callable[[argparse.Namespace], Outcome | None]
+    """Its end; None from all processes but the first of several."""
     text: str
     """What it does, in a few words."""
     add_options: Callable[[argparse.ArgumentParser], None]
@@ -94,7 +121,7 @@ def _demo(parser: argparse.ArgumentParser) -> None:
 def _prepare(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("raw", type=Path, help="nnU-Net raw, BIDS, or images/ + labels/")
-    add("out", type=Path, help="folder of the store")
+    add("out", type=_place, help="folder of the store, also gs://")
     add("--merge-labels", action="store_true", help="one foreground class")
     add("--dimensions", type=int, choices=(2, 3), default=2, help="of a frame (default: 2, slices)")
     add("--spacing", nargs="+", default=["median"], help="median (default), native, or mm")
@@ -107,26 +134,32 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
 def _pretrain(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("config", type=Path, help="a file of configs/, or a config.json")
-    add("--data", type=Path, required=True, help="prepared store")
-    add("--out", type=Path, required=True, help="run directory")
+    add("--data", type=_store, required=True, help="prepared store, also gs://")
+    add("--out", type=_place, required=True, help="run directory, also gs://")
     add("--resume", action="store_true", help="go on from the latest checkpoint")
     add("--fold", type=int, default=0, help="number of the split (default: 0)")
     add("--max-steps", type=int, help="budget in steps")
     add("--max-seconds", type=float, help="budget in seconds of training")
     add("--checkpoint-every", type=int, help="steps between checkpoints")
+    several = parser.add_argument_group(
+        "several processes", "SLURM and TPU pods say this by themselves (docs/hosts.md)"
+    )
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="where process 0 listens")
+    several.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    several.add_argument("--process", type=int, metavar="I", help="number of this one, from 0")
 
 
 def _train(parser: argparse.ArgumentParser) -> None:
     _pretrain(parser)
     add = parser.add_argument
-    add("--init", type=Path, help="run whose weights start this one")
-    add("--teacher", type=Path, help="run whose predictions stand for all labels")
+    add("--init", type=_place, help="run whose weights start this one")
+    add("--teacher", type=_place, help="run whose predictions stand for all labels")
 
 
 def _study(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("config", type=Path, help="a file of configs/studies/")
-    add("--data", type=Path, required=True, help="prepared store")
+    add("--data", type=_store, required=True, help="prepared store, also gs://")
     add("--out", type=Path, required=True, help="folder of the study")
     add("--resume", action="store_true", help="go on, or share the work with other processes")
 
@@ -135,7 +168,7 @@ def _rehearse(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("config", type=Path, help="a file of configs/, or a config.json")
     add("--topology", required=True, help="TPU chips along each axis (v5e:4x4), or cpu:8")
-    add("--data", type=Path, help="prepared store, for its channels and classes")
+    add("--data", type=_store, help="prepared store, for its channels and classes")
     add("--channels", type=int, default=1, help="of a scan, without --data (default: 1)")
     add("--classes", type=int, default=2, help="with background, without --data (default: 2)")
     add("--patches-per-device", type=int, help="default: the config's batch, for each device")
@@ -151,11 +184,17 @@ def _predict(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "model",
-        type=Path,
+        type=_place,
         nargs=1,
-        help="a run or an export; further ones (folders with a config.json) are averaged with it",
+        help="a run (also gs://) or an export; further ones (folders with a config.json) are "
+        "averaged with it",
     )
-    add("inputs", type=Path, nargs="+", help="scans, folders of scans, or of one DICOM series each")
+    add(
+        "inputs",
+        type=_place,
+        nargs="+",
+        help="scans, folders of scans, or of one DICOM series each",
+    )
     add("--out", type=Path, required=True, help="folder of the masks")
     add("--dicom-seg", action="store_true", help="write a DICOM SEG beside each mask, too")
     add("--probabilities", action="store_true", help="write them too")
@@ -195,10 +234,10 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
 
 def _report(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("run", type=Path, help="run directory of penn train, or a folder of masks")
-    add("--data", type=Path, help="the run's prepared store")
-    add("--baseline", type=Path, help="another run on it, to compare with")
-    add("--out", type=Path, help="HTML file (default: report.html in the folder)")
+    add("run", type=_place, help="run directory of penn train, or a folder of masks")
+    add("--data", type=_store, help="the run's prepared store")
+    add("--baseline", type=_place, help="another run on it, to compare with")
+    add("--out", type=_place, help="HTML file (default: report.html in the folder)")
 
 
 def _view(parser: argparse.ArgumentParser) -> None:
@@ -211,7 +250,7 @@ def _view(parser: argparse.ArgumentParser) -> None:
 
 def _export(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", type=Path, help="a run directory, or an export with weights")
+    add("model", type=_place, help="a run directory (also gs://), or an export with weights")
     add("--to", choices=("torch", "onnx", "stablehlo", "monai"), required=True)
     add("--out", type=Path, required=True, help="new folder")
     add(

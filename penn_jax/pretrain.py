@@ -15,6 +15,7 @@ from jaxtyping import Array, Key
 
 from penn_jax.config import Config
 from penn_jax.data.loader import stream
+from penn_jax.data.remote import Place
 from penn_jax.data.store import Store
 from penn_jax.loop import fit
 from penn_jax.model.augment import augment
@@ -22,8 +23,9 @@ from penn_jax.model.corrupt import corrupt
 from penn_jax.model.network import Network, initialise
 from penn_jax.optim.step import Objective, Reduce
 from penn_jax.report.figures import Restoration, restoration_page
-from penn_jax.run import load_model, network_channels, opened
+from penn_jax.run import load_model, network_channels
 from penn_jax.task import DROPOUT_DRAW, check_fit, model_card, pretraining_cases
+from penn_jax.together import at_work_by_all, is_primary, opened_by_all
 from penn_jax.types import InputError
 
 CORRUPTION_DRAW = DROPOUT_DRAW + 1
@@ -34,8 +36,8 @@ _DRAWN = 6
 
 def pretrain(
     config: Config,
-    data: Path | Store,
-    out: Path,
+    data: Place | str | Store,
+    out: Place,
     resume: bool = False,
     fold: int = 0,
     progress: bool = True,
@@ -57,17 +59,22 @@ def pretrain(
     channels = network_channels(card, config)
     key = jax.random.key(config.train.seed)
     variables = initialise(Network(config.model, channels), key, channels, card["dimensions"])
-    with opened(out, config, card, resume):
+    with (
+        at_work_by_all(out, resume) as work,
+        opened_by_all(work.folder, config, card, resume, work.is_copy),
+    ):
         result = fit(
             config,
-            out,
+            work.folder,
             store,
             cases,
             lambda axis: restoration_objective(Network(config.model, channels, axis), config, key),
             variables,
             progress=progress,
+            publish=work.publish,
         )
-        draw_restorations(config, out, store, cases, key)
+        if is_primary():
+            draw_restorations(config, work.folder, store, cases, key)
     return result
 
 

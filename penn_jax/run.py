@@ -30,10 +30,12 @@ from pydantic import AllowInfNan, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from penn_jax.config import Config, to_json, write_json
+from penn_jax.data.remote import Place
 from penn_jax.data.usual import Usual
 from penn_jax.model.network import Network, initialise
 from penn_jax.optim.checkpoint import read_model
 from penn_jax.progress import warn
+from penn_jax.remote_run import checkpoints_at_hand
 from penn_jax.settings import parse_section
 from penn_jax.types import BusyError, InputError
 
@@ -151,7 +153,7 @@ def _check_same(out: Path, config: Config, card: ModelCard, resume: bool) -> Non
             )
 
 
-def read_config(run: Path) -> Config:
+def read_config(run: Place) -> Config:
     """The config of a run, every key and range checked.
 
     Raises:
@@ -160,7 +162,7 @@ def read_config(run: Path) -> Config:
     return parse_section(Config, read_json(run / "config.json"), run / "config.json")
 
 
-def read_card(run: Path) -> ModelCard:
+def read_card(run: Place) -> ModelCard:
     """The model card in ``environment.json`` of a run.
 
     Raises:
@@ -169,7 +171,7 @@ def read_card(run: Path) -> ModelCard:
     return check_card(read_json(run / "environment.json"), run / "environment.json")
 
 
-def check_card(values: Any, source: Path) -> ModelCard:
+def check_card(values: Any, source: Place) -> ModelCard:
     """The model card in JSON values read from a file.
 
     Raises:
@@ -185,7 +187,7 @@ def check_card(values: Any, source: Path) -> ModelCard:
         ) from error
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Place) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
@@ -242,7 +244,7 @@ def _commit() -> str | None:
     return answer.stdout.strip() or None
 
 
-def load_model(run: Path, newest: bool = False) -> tuple[Config, ModelCard, dict[str, Any]]:
+def load_model(run: Place, newest: bool = False) -> tuple[Config, ModelCard, dict[str, Any]]:
     """The config, the model card and the variables of a run's best whole checkpoint.
 
     Args:
@@ -254,7 +256,8 @@ def load_model(run: Path, newest: bool = False) -> tuple[Config, ModelCard, dict
             differs is named with both shapes.
     """
     config, card = read_config(run), read_card(run)
-    variables = read_model(run / "checkpoints", warn, newest)
+    with checkpoints_at_hand(run) as (folder, bring):
+        variables = read_model(folder, warn, newest, bring)
     there, wanted = _shapes(variables), _shapes(expected_variables(config, card))
     for name in sorted(there.keys() | wanted.keys()):
         if there.get(name) != wanted.get(name):

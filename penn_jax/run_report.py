@@ -14,11 +14,13 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from penn_jax.config import PrepareConfig, json_text, to_json
+from penn_jax.data.remote import Place, Remote
 from penn_jax.data.store import Store
 from penn_jax.engine import Model, ensemble, load_models
 from penn_jax.predict.case import most_likely
 from penn_jax.predict.dense import predict_blocks
 from penn_jax.progress import bar, warn
+from penn_jax.remote_run import at_hand, written
 from penn_jax.report.calibration import NOTHING, Reliability, reliability
 from penn_jax.report.failures import Traits, limits, measure_traits
 from penn_jax.report.figures import read_log
@@ -52,12 +54,12 @@ class _Predicted(NamedTuple):
 
 
 def report(
-    run: Path,
-    data: Path,
-    baseline: Path | None = None,
-    out: Path | None = None,
+    run: Place,
+    data: Place | str,
+    baseline: Place | None = None,
+    out: Place | None = None,
     progress: bool = True,
-) -> Path:
+) -> Place:
     """Predict the validation cases of a run and write its page.
 
     Args:
@@ -76,7 +78,7 @@ def report(
     """
     models = load_models([run] if baseline is None else [run, baseline])
     out = run / "report.html" if out is None else out
-    if out.is_dir() or not out.parent.is_dir():
+    if isinstance(out, Path) and (out.is_dir() or not out.parent.is_dir()):
         raise InputError(out, "cannot be a page", "a file in a folder that exists", "set --out")
     store = Store(data)
     for model in models:
@@ -118,11 +120,12 @@ def report(
             store.manifest["findings"],
         ),
     )
-    write_page(out, page)
+    with written(out) as path:
+        write_page(path, page)
     return out
 
 
-def try_report(run: Path, data: Path) -> Path | None:
+def try_report(run: Place, data: Place | str) -> Place | None:
     """The page of a run that has just ended; what goes wrong is a warning, for the run is whole."""
     try:
         return report(run, data)
@@ -179,19 +182,25 @@ def _predict(model: Model, store: Store, cases: Sequence[str], tell: Tell) -> di
 
 def _names(models: Sequence[Model]) -> list[str]:
     """The folders' own names where these tell them apart."""
-    short = [model.path.resolve().name for model in models]
+    paths = [model.path for model in models]
+    short = [path.name if isinstance(path, Remote) else path.resolve().name for path in paths]
     return short if len(set(short)) == len(short) else [str(model.path) for model in models]
 
 
 def _gather(name: str, model: Model, predicted: Mapping[str, _Predicted]) -> RunResult:
     return RunResult(
         name,
-        read_log(model.path / "metrics.jsonl"),
+        _log(model),
         {case: one.counts for case, one in predicted.items()},
         {case: one.merged for case, one in predicted.items()},
         sum((one.everywhere for one in predicted.values()), NOTHING),
         sum((one.near for one in predicted.values()), NOTHING),
     )
+
+
+def _log(model: Model) -> list[dict[str, Any]]:
+    with at_hand(model.path / "metrics.jsonl") as path:
+        return read_log(path)
 
 
 def _merged(labels: UInt8[np.ndarray, "F *spatial"]) -> UInt8[np.ndarray, "F *spatial"]:
@@ -259,7 +268,7 @@ def _spread(names: Sequence[str], most: int) -> list[str]:
 def _facts(model: Model, training: int, validation: int) -> dict[str, str]:
     card = model.card
     spacing = " × ".join(f"{mm:.4g}" for mm in card["spacing"] or ())
-    last = next((p for p in reversed(read_log(model.path / "metrics.jsonl")) if "seconds" in p), {})
+    last = next((p for p in reversed(_log(model)) if "seconds" in p), {})
     return {
         "Data": f"{card['data_hash']}, split {card['split_hash']} (fold {card['fold']})",
         "Cases": f"{training} labelled to train, {validation} to validate",
@@ -273,7 +282,7 @@ def _facts(model: Model, training: int, validation: int) -> dict[str, str]:
 
 
 def _commands(
-    model: Model, data: Path, baseline: Path | None, preparation: Mapping[str, Any]
+    model: Model, data: Place | str, baseline: Place | None, preparation: Mapping[str, Any]
 ) -> list[str]:
     run, store, again = (shlex.quote(str(x)) for x in (model.path, data, f"{model.path}-again"))
     train = f"penn train {run}/config.json --data {store} --out {again}"

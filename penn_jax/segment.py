@@ -16,6 +16,7 @@ from jaxtyping import Float64, UInt8
 from penn_jax.components import drop_small_components
 from penn_jax.config import PredictConfig, to_json
 from penn_jax.data.dicom_seg import write_segmentation
+from penn_jax.data.remote import Place, Remote
 from penn_jax.data.scans import find_scans
 from penn_jax.data.volume import (
     Volume,
@@ -40,7 +41,7 @@ _SEGMENTATION = ".dcm"
 
 
 def predict(
-    paths: Sequence[Path],
+    paths: Sequence[Place],
     out: Path,
     changes: Mapping[str, Any] | None = None,
     probabilities: bool = False,
@@ -173,11 +174,17 @@ def predict(
 # ---- what is asked -----------------------------------------------------------------------------
 
 
-def _models_and_inputs(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+def _models_and_inputs(paths: Sequence[Place]) -> tuple[list[Place], list[Path]]:
     first, *others = paths
-    models, inputs = [first], []
+    models: list[Place] = [first]
+    inputs: list[Path] = []
     for path in others:
-        (models if (path / "config.json").is_file() else inputs).append(path)
+        if (path / "config.json").is_file():
+            models.append(path)
+        elif isinstance(path, Remote):
+            raise InputError(path, "is no model", "scans on a disk", "copy the scans first")
+        else:
+            inputs.append(path)
     if not inputs:
         raise InputError(
             "penn predict", "no scans", "a model, then scans or folders", "name the scans"

@@ -27,6 +27,7 @@ import numpy as np
 from penn_jax.config import Study, to_json, write_json
 from penn_jax.data.leaks import kin
 from penn_jax.data.manifest import Split
+from penn_jax.data.remote import Place
 from penn_jax.data.store import Store
 from penn_jax.pretrain import pretrain
 from penn_jax.progress import say
@@ -48,7 +49,7 @@ _WAIT = 5.0
 
 
 def study(
-    asked: Study, data: Path, out: Path, resume: bool = False, progress: bool = True
+    asked: Study, data: Place | str, out: Path, resume: bool = False, progress: bool = True
 ) -> dict[str, Any]:
     """Do what is left to do of a study, then write its table.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Literal
 
 import jax
 
 from penn_jax.config import Config
 from penn_jax.data.leaks import listed, pretraining_pool
+from penn_jax.data.remote import Place
 from penn_jax.data.store import Store
 from penn_jax.data.usual import usual_scans
 from penn_jax.model.network import evaluation_bytes, halo, total_stride
@@ -37,15 +37,13 @@ def check_fit(config: Config, store: Store) -> None:
             "give one size an axis, or prepare with --dimensions",
         )
     check_config(config)
-    if jax.process_count() > 1:
-        raise InputError(
-            "penn", f"{jax.process_count()} processes", "one", "start a single process"
-        )
-    if config.train.batch_size % jax.device_count():
+    course, devices = config.train, jax.device_count()
+    if course.batch_size % (devices * course.accumulate):
+        parts = "" if course.accumulate == 1 else f" × {course.accumulate} of --train.accumulate"
         raise InputError(
             "--train.batch-size",
-            f"{config.train.batch_size}",
-            f"a multiple of the {jax.device_count()} devices",
+            f"{course.batch_size}",
+            f"a multiple of the {devices} devices{parts}",
             "change it",
         )
 
@@ -91,7 +89,7 @@ def pretraining_cases(store: Store, fold: int) -> list[str]:
 
 
 def model_card(
-    store: Store, fold: int, task: Literal["segmentation", "restoration"], init: Path | None = None
+    store: Store, fold: int, task: Literal["segmentation", "restoration"], init: Place | None = None
 ) -> ModelCard:
     """What prediction must know of a store."""
     manifest = store.manifest

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
 from penn_jax.config import Config
+from penn_jax.data.remote import Place
 from penn_jax.model.fold import fold
 from penn_jax.model.network import Network, total_stride
 from penn_jax.run import ModelCard, load_model
@@ -19,7 +19,7 @@ Teach = Callable[[Float[Array, "B *size C"]], UInt8[Array, "B *size"]]
 """From the patches of a batch, as they were cut, to labels."""
 
 
-def load_teacher(run: Path, config: Config, card: ModelCard) -> Teach:
+def load_teacher(run: Place, config: Config, card: ModelCard) -> Teach:
     """The most likely classes by the network of another run.
 
     Args:

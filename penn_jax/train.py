@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from penn_jax.config import Config, TrainConfig
+from penn_jax.data.remote import Place
 from penn_jax.data.store import Store
 from penn_jax.engine import bucketed
 from penn_jax.loop import Validate, fit
@@ -28,24 +28,24 @@ from penn_jax.report import metrics as scores
 from penn_jax.run import (
     ModelCard,
     network_channels,
-    opened,
     output_channels,
 )
 from penn_jax.task import DROPOUT_DRAW, check_fit, model_card, pretraining_cases, tiling
 from penn_jax.teach import Teach, load_teacher
+from penn_jax.together import at_work_by_all, gathered, is_primary, opened_by_all, share
 from penn_jax.transfer import load_parts, loaded_parts
 from penn_jax.types import InputError
 
 
 def train(
     config: Config,
-    data: Path | Store,
-    out: Path,
-    init: Path | None = None,
+    data: Place | str | Store,
+    out: Place,
+    init: Place | None = None,
     resume: bool = False,
     fold: int = 0,
     progress: bool = True,
-    teacher: Path | None = None,
+    teacher: Place | None = None,
 ) -> dict[str, Any]:
     """Train a network on the ``train`` cases of a prepared store, validate it on the others.
 
@@ -84,24 +84,26 @@ def train(
     key = jax.random.key(config.train.seed)
     network = Network(config.model, classes)
     variables = initialise(network, key, network_channels(card, config), card["dimensions"])
-    pretrained = None
-    if init is not None:
-        pretrained = loaded_parts(variables["params"], config.train.initialise)
-        if not saved_steps(out / "checkpoints"):
-            variables, loaded = load_parts(init, variables, config.train.initialise)
-            say(loaded, progress)
-    with opened(out, config, card, resume):
-        return fit(
-            config,
-            out,
-            store,
-            training,
-            objective_builder(config, classes, key, teach),
-            variables,
-            validator(store, validation, config, card) if validation else None,
-            pretrained,
-            progress,
-        )
+    with at_work_by_all(out, resume) as work:
+        pretrained = None
+        if init is not None:
+            pretrained = loaded_parts(variables["params"], config.train.initialise)
+            if not saved_steps(work.folder / "checkpoints"):
+                variables, loaded = load_parts(init, variables, config.train.initialise)
+                say(loaded, progress and is_primary())
+        with opened_by_all(work.folder, config, card, resume, work.is_copy):
+            return fit(
+                config,
+                work.folder,
+                store,
+                training,
+                objective_builder(config, classes, key, teach),
+                variables,
+                validator(store, validation, config, card) if validation else None,
+                pretrained,
+                progress,
+                work.publish,
+            )
 
 
 def labelled_cases(store: Store, fold: int) -> tuple[list[str], list[str]]:
@@ -223,6 +225,8 @@ def case_counts(
 ) -> Callable[[Mapping[str, Any]], dict[str, scores.Confusion]]:
     """Predicts whole cases and counts right and wrong voxels, on the prepared grid.
 
+    Several processes share the cases; counts are whole numbers, and each gets those of all.
+
     Returns:
         From variables to the counts of each case, one for each foreground class.
 
@@ -241,4 +245,11 @@ def case_counts(
         )
         return scores.confusion(predicted, store.labels(case, box), classes)
 
-    return lambda variables: {case: count(case, variables) for case in cases}
+    def count_all(variables: Mapping[str, Any]) -> dict[str, scores.Confusion]:
+        counts = np.zeros((len(cases), 4, len(classes)), np.int64)
+        for number in share(len(cases)):
+            counts[number] = count(cases[number], variables).array()
+        everyone = gathered(counts).sum(axis=0)
+        return {case: scores.Confusion(*part) for case, part in zip(cases, everyone, strict=True)}
+
+    return count_all

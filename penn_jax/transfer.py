@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 from jaxtyping import PyTree
 
+from penn_jax.data.remote import Place
 from penn_jax.run import load_model
 from penn_jax.types import InputError
 
@@ -17,7 +17,7 @@ Parts = Literal["encoder", "network"]
 _ENCODER = ("reduce_", "conv_")
 
 
-def load_parts(run: Path, fresh: Mapping[str, Any], parts: Parts) -> tuple[dict[str, Any], str]:
+def load_parts(run: Place, fresh: Mapping[str, Any], parts: Parts) -> tuple[dict[str, Any], str]:
     """Put another run's weights and batch statistics in place of newly drawn ones.
 
     Args:

@@ -69,6 +69,10 @@ class DivergedError(Exception):
     """Too many steps in a row had a gradient that is not finite."""
 
 
+class LostError(Exception):
+    """Another process of the run is gone, and nothing can be computed without it."""
+
+
 class StoppedError(Exception):
     """A signal stopped a run between two steps; a checkpoint of the last one is written.
 

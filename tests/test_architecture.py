@@ -22,7 +22,7 @@ CONFINED = {
         *("export/penn_torch.py", "export/penn_monai.py"),
     },
     "grain": {"data/loader.py"},
-    "tensorstore": {"data/store.py"},
+    "tensorstore": {"data/store.py", "data/remote.py"},
     "orbax": {"optim/checkpoint.py"},
     "tyro": {"config_file.py"},
     "tensorboardX": {"log.py"},

@@ -9,7 +9,6 @@ import sys
 import time
 import tomllib
 from dataclasses import replace
-from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from typing import Annotated, Literal
@@ -267,7 +266,6 @@ def one_device(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("penn_jax.distributed") is None, reason="trains in one process only")
 def test_two_processes_train_as_one(job, one_device, tmp_path):
     path = _first_on_path(TOOLS)
     for processes in ("1", "2"):

@@ -1,6 +1,8 @@
 """What a run checks before it starts, and the pieces it is composed of."""
 
+import json
 import re
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from made_stores import write_store
 
+from penn_jax import loop
 from penn_jax import train as module
 from penn_jax.config import (
     Config,
@@ -54,6 +57,7 @@ def store(tmp_path_factory):
         ("train", {"max_steps": 0}, "a budget"),
         ("model", {"residual": True}, "two blocks"),
         ("train", {"batch_size": 6}, "multiple of the 4 devices"),
+        ("train", {"batch_size": 12, "accumulate": 2}, "4 devices × 2 of --train.accumulate"),
     ],
 )
 def test_a_config_that_does_not_fit_the_store_is_refused(store, section, values, said):
@@ -198,3 +202,23 @@ def test_the_progress_line_tells_rate_loss_and_the_last_dice(store, tmp_path, mo
     for (_, note), (_, pattern) in zip(shown, expected, strict=True):
         assert re.fullmatch(pattern, note)
     assert shown[-1][1].endswith(f"{result['dice']:.4f}")
+
+
+def test_compiling_is_no_training_time(store, tmp_path, monkeypatch):
+    compile_step = loop.compile_step
+
+    def slowly(*arguments, **options):
+        parallel = compile_step(*arguments, **options)
+
+        def ahead(state, batch):
+            time.sleep(5)
+            return parallel.ahead(state, batch)
+
+        return parallel._replace(ahead=ahead)
+
+    monkeypatch.setattr(loop, "compile_step", slowly)
+    config = replace(CONFIG, train=replace(CONFIG.train, max_steps=2, batch_size=4))
+    result = train(config, store, tmp_path / "run", progress=False)
+    assert result["seconds"] < 5
+    first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["compiling"] > 5

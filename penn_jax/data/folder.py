@@ -1,4 +1,8 @@
-"""A folder that appears whole or not at all, made by one process at a time."""
+"""A folder that appears whole or not at all, made by one process at a time.
+
+On a disk it is renamed into its place. In object storage, where nothing can be renamed, it counts
+once its last object is there.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from penn_jax.types import InputError
+from penn_jax.data.lease import LOCK, Lease, held
+from penn_jax.data.remote import Remote, Tell
+from penn_jax.types import BusyError, InputError
 
 
 @contextmanager
@@ -56,3 +62,37 @@ def whole_folder(out: Path) -> Iterator[Path]:
         for parent in made:
             with suppress(OSError):  # not empty, where all went well
                 parent.rmdir()
+
+
+@contextmanager
+def whole_remote(out: Remote, parts: str, tell: Tell) -> Iterator[Lease]:
+    """Hold a folder in object storage to fill it; where the block fails it is emptied again.
+
+    Args:
+        out: where the folder shall be; there may be nothing but what a killed process left.
+        parts: the folder inside that may hold such remains.
+        tell: told where another process must be waited for.
+
+    Yields:
+        The lease, to be checked right before the object is put that makes the others count.
+
+    Raises:
+        InputError: another process is making the same folder, or it holds something else.
+    """
+    with held(out, tell) as lease:
+        there = _but_the_lock(out)
+        if others := [name for name in there if not name.startswith(f"{parts}/")]:
+            remedy = "choose another folder or delete this one"
+            raise InputError(out, f"holds {others[0]}", "a new folder", remedy)
+        out.delete(there)
+        try:
+            yield lease
+        except BusyError:
+            raise  # it is another's by now
+        except BaseException:
+            out.delete(_but_the_lock(out))
+            raise
+
+
+def _but_the_lock(folder: Remote) -> list[str]:
+    return [name for name in folder.names() if name != LOCK]

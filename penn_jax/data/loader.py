@@ -7,7 +7,11 @@ stream is the same patch wherever it is cut, and batch ``b`` holds the samples
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Sequence
+from multiprocessing import parent_process
 from typing import Any, Protocol, runtime_checkable
 
 import grain
@@ -21,6 +25,8 @@ from penn_jax.types import Batch
 # Grain shuffles small sources slowly (about 30 ms / n an item), so the cases are repeated.
 _LEAST_RECORDS = 4096
 _BUFFERED_BATCHES = 4
+_REMOTE_THREADS = 16
+"""Where each read waits for the network; on a disk one thread does as much."""
 
 
 @runtime_checkable
@@ -131,12 +137,33 @@ def stream(
         .random_map(_DrawAndCut(store, cases, config, cut))
     )
     batches = samples[host::hosts][first_batch * share :].batch(share, drop_remainder=True)
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_BUFFERED_BATCHES)
+    threads = _REMOTE_THREADS if store.is_remote else 1
+    buffered = max(_BUFFERED_BATCHES, threads)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)
     dataset = batches.to_iter_dataset(options)
     if workers:
         _parse_flags()
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_follow_parent
+        )
     return iter(dataset)
+
+
+def _follow_parent(index: int, workers: int) -> None:
+    """Let a worker process end with its parent, and by nothing else.
+
+    Ctrl-C and SLURM signal all processes of a job: the run saves, and needs its next batch to get
+    there. A parent that was killed tells its workers nothing.
+    """
+    del index, workers
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_after, args=(parent_process(),), daemon=True).start()
+
+
+def _end_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _parse_flags() -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,15 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from penn_jax.config import PrepareConfig, config_hash, to_json, write_json
+from penn_jax.config import PrepareConfig, config_hash, to_json
 from penn_jax.data.findings import findings, summary
 from penn_jax.data.fingerprint import fingerprint
-from penn_jax.data.folder import whole_folder
+from penn_jax.data.folder import whole_folder, whole_remote
 from penn_jax.data.grid import normalise, to_frames
 from penn_jax.data.leaks import refuse_leaks, seeded_split
 from penn_jax.data.manifest import FORMAT, Split
 from penn_jax.data.pool import processes, run
 from penn_jax.data.raw import RawCase, RawDataset, find_cases
+from penn_jax.data.remote import Place, Remote, put_json
 from penn_jax.data.store import StoreWriter
 from penn_jax.data.volume import (
     check_same_grid,
@@ -57,7 +58,7 @@ class _Survey:
 class _Plan:
     """What the second pass needs to know besides the case."""
 
-    folder: Path
+    folder: Place
     dimensions: int
     spacing: tuple[float, ...] | None
     classes: dict[int, int]
@@ -70,17 +71,17 @@ class _Plan:
 
 def prepare(
     raw: Path,
-    out: Path,
+    out: Place,
     config: PrepareConfig,
     workers: int | None = None,
     progress: bool = False,
-) -> Path:
+) -> Place:
     """Prepare a raw folder for training, whole or not at all.
 
     Args:
         raw: the raw folder, in one of the layouts of ``raw.find_cases``.
         out: folder of the store; missing, empty, or the same store finished before, which is then
-            left as it is.
+            left as it is. In object storage the manifest, put last, makes it one.
         config: the section of options.
         workers: processes; one for each CPU at hand if None. With 1 no process is started.
         progress: show a bar where the output is a terminal.
@@ -93,7 +94,7 @@ def prepare(
             process is preparing it.
         OSError: ``out`` cannot be written.
     """
-    raw, out = Path(raw), Path(out).absolute()
+    raw, out = Path(raw), out if isinstance(out, Remote) else Path(out).absolute()
     if isinstance(config.spacing, tuple) and len(config.spacing) != config.dimensions:
         raise InputError(
             "spacing",
@@ -105,8 +106,7 @@ def prepare(
     if finished and finished["config_hash"] != config_hash(config):
         raise _occupied(out, "a store prepared with other options")
     dataset = find_cases(raw)
-    # A finished store may lie where nothing can be written.
-    with nullcontext(out) if finished else whole_folder(out) as folder:
+    with _whole(out, finished is not None) as (folder, still_ours):
         with processes(workers, len(dataset.cases)) as pool:
             survey = partial(
                 _survey, root=raw, dimensions=config.dimensions, scan=not dataset.labels
@@ -123,17 +123,38 @@ def prepare(
             write = partial(_prepare_case, plan=plan)
             records = run(pool, write, dataset.cases, "preparing", progress)
         manifest = _manifest(dataset, surveys, records, plan, config, data_hash)
-        write_json(folder / "manifest.json", manifest)
+        still_ours()
+        put_json(folder / "manifest.json", manifest)
     return out
 
 
-def _finished_manifest(out: Path) -> dict[str, Any] | None:
+@contextmanager
+def _whole(out: Place, finished: bool) -> Iterator[tuple[Place, Callable[[], None]]]:
+    """The folder to write to, and what makes sure that it is still this process's."""
+
+    def nothing() -> None:
+        pass
+
+    if finished:  # it may lie where nothing can be written
+        yield out, nothing
+    elif isinstance(out, Remote):
+        with whole_remote(out, "cases", partial(print, file=sys.stderr)) as lease:
+            yield out, lease.check
+    else:
+        with whole_folder(out) as folder:
+            yield folder, nothing
+
+
+def _finished_manifest(out: Place) -> dict[str, Any] | None:
     """The manifest of the store that is there, None where nothing is."""
-    if not out.exists():
+    if isinstance(out, Remote):
+        if not (out / "manifest.json").is_file():
+            return None
+    elif not out.exists():
         return None
-    if not out.is_dir():
+    elif not out.is_dir():
         raise _occupied(out, "a file")
-    if not any(out.iterdir()):
+    elif not any(out.iterdir()):
         return None
     try:
         manifest = json.loads((out / "manifest.json").read_bytes())
@@ -145,7 +166,7 @@ def _finished_manifest(out: Path) -> dict[str, Any] | None:
     return finished
 
 
-def _occupied(out: Path, wrong: str) -> InputError:
+def _occupied(out: Place, wrong: str) -> InputError:
     return InputError(
         out, f"is {wrong}", "a new folder", "choose another folder or delete this one"
     )
@@ -185,7 +206,7 @@ def _data_hash(raw: Path, surveys: Sequence[_Survey]) -> str:
 
 
 def _plan(
-    dataset: RawDataset, surveys: Sequence[_Survey], config: PrepareConfig, folder: Path
+    dataset: RawDataset, surveys: Sequence[_Survey], config: PrepareConfig, folder: Place
 ) -> _Plan:
     spacing = config.spacing if isinstance(config.spacing, tuple) else None
     if config.spacing == "median":

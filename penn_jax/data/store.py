@@ -1,6 +1,6 @@
 """The prepared store: arrays of every case, read at random a box at a time.
 
-A store is one folder (or the same tree behind ``gs://``, ``s3://`` or ``http://``)::
+A store is one folder (or the same tree behind ``gs://``; to read, also ``s3://``, ``http://``)::
 
     manifest.json               see ``manifest.py`` (written last: no manifest, no store)
     cases/<case>/image/         zarr3, float32 (F, *spatial, C)
@@ -30,6 +30,7 @@ import tensorstore as ts
 from jaxtyping import Float32, Int32, UInt8
 
 from penn_jax.data.manifest import EXPECTED, Manifest, Split, is_case_name, read_manifest
+from penn_jax.data.remote import ASKED_AGAIN, Place, Remote, place, reason, remote
 from penn_jax.types import IGNORE_LABEL, FrameLabels, Frames, InputError
 
 FOREGROUND_VOXELS = 10_000
@@ -42,6 +43,8 @@ _BLOCK = 64
 _OPEN_ARRAYS = 4096
 _HELD_FOREGROUNDS = 64
 _CHUNK_CACHE_BYTES = 64 << 20
+_REMOTE_CACHE_BYTES = 1 << 30
+"""Behind a network a chunk that is read again costs a hundred times what it does on a disk."""
 
 Box = tuple[slice, ...]
 """One slice for each of the axes (F, *spatial), inside the array."""
@@ -51,7 +54,8 @@ class Store:
     """Reads the prepared cases; safe to share between threads and to send to other processes.
 
     Args:
-        path: folder of the store, or a URL that TensorStore knows.
+        path: folder of the store, or a URL that TensorStore knows. Behind a URL nothing that was
+            read is asked for again: a finished store does not change.
 
     Attributes:
         manifest: the contents of ``manifest.json``, every key of which is told in ``manifest.py``.
@@ -61,11 +65,16 @@ class Store:
         InputError: no manifest, a damaged one, or one of another format.
     """
 
-    def __init__(self, path: Path | str):
-        self.path = str(path).rstrip("/") if "://" in str(path) else os.path.realpath(path)
+    def __init__(self, path: Place | str):
+        self.path = str(path).rstrip("/") if "://" in str(path) else os.path.realpath(str(path))
         self._connect()
         self.manifest: Manifest = _read_manifest(self._root, self.path)
         self.cases: tuple[str, ...] = tuple(self.manifest["cases"])
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether every chunk comes over a network."""
+        return "://" in self.path
 
     def __repr__(self) -> str:
         return f"Store({self.path!r}, data_hash={self.manifest['data_hash']!r})"
@@ -79,7 +88,7 @@ class Store:
 
     def _connect(self) -> None:
         """Fresh handles and empty caches, all of bounded size."""
-        self._context = _context(_CHUNK_CACHE_BYTES)
+        self._context = _context(_REMOTE_CACHE_BYTES if self.is_remote else _CHUNK_CACHE_BYTES)
         self._root = _root(self.path, self._context)
         self._array = lru_cache(_OPEN_ARRAYS)(self._open)
         self._foreground = lru_cache(_HELD_FOREGROUNDS)(self._read_foreground)
@@ -164,7 +173,7 @@ class Store:
         try:
             return array.read().result()
         except (ValueError, OSError) as error:
-            raise self._broken(case, kind, "a part missing or damaged") from error
+            raise self._broken(case, kind, "a part missing or damaged", error) from error
 
     def _open(self, case: str, kind: str) -> Any:
         shape = self.frames_shape(case)
@@ -174,23 +183,27 @@ class Store:
             )
         folder = self._root / f"cases/{case}/{kind}/"
         spec = {"driver": "zarr3", "dtype": _DTYPES[kind], **_WHOLE_CHUNKS}
+        if self.is_remote:
+            spec |= {"recheck_cached_data": "open", "recheck_cached_metadata": "open"}
         try:
             # The folder as an object: its spec().to_json() loses 270 bytes at every call.
             array = ts.open(spec, kvstore=folder, open=True, context=self._context).result()
         except (ValueError, OSError) as error:
-            raise self._broken(case, kind, "an array missing or damaged") from error
+            raise self._broken(case, kind, "an array missing or damaged", error) from error
         expected = {"image": shape, "labels": shape[:-1]}.get(kind, array.shape)
         if array.shape != expected:
             raise self._broken(case, kind, f"an array of shape {array.shape}, not {expected}")
         return array
 
-    def _broken(self, case: str, kind: str, wrong: str) -> InputError:
-        return InputError(
-            f"{self.path}/cases/{case}/{kind}",
-            wrong,
-            "what penn prepare wrote",
-            "delete the store and prepare again",
-        )
+    def _broken(
+        self, case: str, kind: str, wrong: str, error: Exception | None = None
+    ) -> InputError:
+        remedy = "delete the store and prepare again"
+        if self.is_remote and error is not None:  # which may be the network's
+            wrong = f"{wrong}, or out of reach ({reason(error)})"
+            remedy = f"check the network, or {remedy}"
+        source = f"{self.path}/cases/{case}/{kind}"
+        return InputError(source, wrong, "what penn prepare wrote", remedy)
 
 
 class StoreWriter:
@@ -200,8 +213,9 @@ class StoreWriter:
         path: folder of the store, made when missing. The manifest is the caller's to write, last.
     """
 
-    def __init__(self, path: Path | str):
-        self.path = Path(os.path.realpath(path))
+    def __init__(self, path: Place | str):
+        there = place(path) if isinstance(path, str) else path
+        self.path: Place = there if isinstance(there, Remote) else Path(os.path.realpath(there))
 
     def write_case(self, case: str, image: Frames, labels: FrameLabels | None) -> None:
         """Write one case, in place of what was there under its name.
@@ -222,7 +236,7 @@ class StoreWriter:
         if labels is not None:
             arrays["labels"] = np.asarray(labels, np.uint8)
             arrays["foreground"] = foreground_table(case, arrays["labels"])
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         for kind, array in arrays.items():
             _write(folder / kind, array, _chunk(kind, array.shape))
 
@@ -257,6 +271,7 @@ def _context(cache_bytes: int) -> Any:
     return ts.Context(
         {
             "cache_pool": {"total_bytes_limit": cache_bytes},
+            **ASKED_AGAIN,
             "data_copy_concurrency": one,
             "file_io_concurrency": one,
         }
@@ -264,7 +279,9 @@ def _context(cache_bytes: int) -> Any:
 
 
 def _root(path: str, context: Any) -> Any:
-    spec = f"{path}/" if "://" in path else {"driver": "file", "path": f"{path}/"}
+    spec: Any = f"{path}/" if "://" in path else {"driver": "file", "path": f"{path}/"}
+    if (there := remote(path)) is not None:
+        spec = there.kvstore()
     try:
         return ts.KvStore.open(spec, context=context).result()
     except ValueError as error:
@@ -285,13 +302,17 @@ def _check_inside(box: Box, shape: tuple[int, ...]) -> None:
 
 def _read_manifest(root: Any, path: str) -> Manifest:
     source = f"{path}/manifest.json"
-    try:
-        found = root.read("manifest.json").result()
-    except (ValueError, OSError) as error:
-        raise InputError(source, "cannot be read", EXPECTED, "run penn prepare") from error
-    if found.state != "value":
+    if (there := remote(source)) is not None:
+        content, _ = there.look()
+    else:
+        try:
+            found = root.read("manifest.json").result()
+        except (ValueError, OSError) as error:
+            raise InputError(source, "cannot be read", EXPECTED, "run penn prepare") from error
+        content = found.value if found.state == "value" else None
+    if content is None:
         raise InputError(source, "is missing", EXPECTED, "run penn prepare")
-    return read_manifest(found.value, source)
+    return read_manifest(content, source)
 
 
 def _chunk(kind: str, shape: tuple[int, ...]) -> list[int]:
@@ -304,10 +325,22 @@ def _chunk(kind: str, shape: tuple[int, ...]) -> list[int]:
     return [1, *spatial, *shape[1 + len(spatial) :]]
 
 
-def _write(folder: Path, array: np.ndarray, chunk: list[int]) -> None:
+def _remove(folder: Place) -> None:
+    if isinstance(folder, Remote):
+        folder.delete(folder.names())
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kvstore(folder: Place) -> dict[str, Any]:
+    if isinstance(folder, Remote):
+        return folder.kvstore()
     # Each file is not waited for until it is on the disk (ten times slower): what a power cut
     # leaves half-written fails its CRC.
-    kvstore = {"driver": "file", "path": f"{folder}/", "file_io_sync": False}
+    return {"driver": "file", "path": f"{folder}/", "file_io_sync": False}
+
+
+def _write(folder: Place, array: np.ndarray, chunk: list[int]) -> None:
     metadata = {
         "shape": list(array.shape),
         "data_type": array.dtype.name,
@@ -317,9 +350,13 @@ def _write(folder: Path, array: np.ndarray, chunk: list[int]) -> None:
             {"name": "crc32c"},
         ],
     }
+    kvstore = _kvstore(folder)
     spec = {"driver": "zarr3", "kvstore": kvstore, "metadata": metadata, **_WHOLE_CHUNKS}
     try:
         target = ts.open(spec, create=True, context=_context(0)).result()
+        if isinstance(folder, Remote):  # each chunk alone would wait for the network
+            target.write(array).result()
+            return
         # One chunk after the other: when this fails, nothing is still on its way to the disk, and
         # what was written can be removed.
         for start in product(*map(range, [0] * array.ndim, array.shape, chunk)):
@@ -330,4 +367,6 @@ def _write(folder: Path, array: np.ndarray, chunk: list[int]) -> None:
         # What the system refused, TensorStore tells in its text alone.
         if code := re.search(r"os_error_code='(\d+)'", str(error)):
             raise OSError(int(code[1]), os.strerror(int(code[1])), str(folder)) from error
+        if isinstance(folder, Remote):
+            raise folder.out_of_reach(error) from error
         raise

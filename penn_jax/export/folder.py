@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from penn_jax.config import write_json
+from penn_jax.data.remote import Place
 from penn_jax.types import InputError
 
 CONFIG = "config.json"
@@ -35,7 +36,7 @@ WEIGHTS = {
 _REMEDY = "copy the export again, or export it again"
 
 
-def is_export(folder: Path) -> bool:
+def is_export(folder: Place) -> bool:
     """Whether a folder holds an export, whole or damaged, and not a run."""
     try:
         return FORMAT in json.loads((folder / CONFIG).read_text(encoding="utf-8"))

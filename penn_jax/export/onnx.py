@@ -65,7 +65,7 @@ def onnx_forward(
 
 
 def graph_forward(
-    graph: bytes, source: Path, dimensions: int, mirror: bool, threads: int | None = None
+    graph: bytes, source: object, dimensions: int, mirror: bool, threads: int | None = None
 ) -> Forward:
     """A graph of :func:`to_onnx` in ONNX Runtime, from tiles to class probabilities.
 

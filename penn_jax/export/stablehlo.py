@@ -7,7 +7,6 @@ total stride. One program for CPU, CUDA and TPU, with batch normalisation folded
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -59,7 +58,7 @@ def to_stablehlo(
     return bytes(exported.serialize())
 
 
-def stablehlo_forward(program: bytes, source: Path, dimensions: int, mirror: bool) -> Forward:
+def stablehlo_forward(program: bytes, source: object, dimensions: int, mirror: bool) -> Forward:
     """An exported program as a function from tiles to class probabilities.
 
     Args:

@@ -10,7 +10,8 @@ A step is written and deleted under the name ``<step>.partial`` and renamed when
 was cut off by a kill counts for nothing and is removed. Orbax restores flipped bytes in silence;
 here a step whose bytes do not match its seal is damaged, and is never restored.
 
-Saving waits for the disk: a fifth of a second for 20 MB, in exchange for errors where they happen.
+Of several processes one saves and all restore. Saving waits for the disk: a fifth of a second for
+20 MB, in exchange for errors where they happen.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Checkpoints:
             _check_room(self._folder, items)
             path.mkdir()
             for name, tree in items.items():
-                with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+                with _orbax() as writer:
                     writer.save(path / name, args=ocp.args.StandardSave(tree))
             arrays = {name: digests(tree) for name, tree in items.items()}
             write_seal(path, {"account": account, "score": score, "arrays": arrays})
@@ -142,7 +143,12 @@ class Checkpoints:
                 shutil.rmtree(path.rename(path.with_name(f"{step}{_PARTIAL}")))
 
 
-def read_model(folder: Path, warn: Warn, newest: bool = False) -> dict[str, Any]:
+def read_model(
+    folder: Path,
+    warn: Warn,
+    newest: bool = False,
+    bring: Callable[[Path], None] = lambda step: None,
+) -> dict[str, Any]:
     """The variables of the best whole checkpoint, as a tree of dictionaries of arrays.
 
     Nothing is written, so that a run may be read while it trains.
@@ -151,6 +157,7 @@ def read_model(folder: Path, warn: Warn, newest: bool = False) -> dict[str, Any]
         folder: ``<run>/checkpoints``.
         warn: told of each better checkpoint that is damaged.
         newest: take the newest instead, which no validation case has chosen.
+        bring: called before a step is read, of which nothing but its seal need be there by then.
 
     Raises:
         InputError: there is no checkpoint, or none is whole.
@@ -165,6 +172,7 @@ def read_model(folder: Path, warn: Warn, newest: bool = False) -> dict[str, Any]
     ]:
         path = folder / str(steps[0])
         try:
+            bring(path)
             wrong = damage(path)
             if not wrong:
                 return _restore(path, "model", None)
@@ -223,9 +231,20 @@ def _set_aside(path: Path, folder: Path) -> Path:
 # ---- Orbax -------------------------------------------------------------------------------------
 
 
+def _orbax() -> ocp.Checkpointer:
+    """Reads and writes for this process alone: Orbax would wait for all others at each step of it.
+
+    Every process of a run holds the whole state, so that one can write it, and each reads it.
+    """
+    this = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=this, active_processes={this})
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
 def _restore(path: Path, item: str, target: Any) -> Any:
     try:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+        with _orbax() as reader:
             tree = reader.restore(path / item, args=ocp.args.StandardRestore(target))
     except Exception as error:  # Orbax raises bare exceptions for what it cannot read
         raise InputError(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from penn_jax.optim.accumulate import accumulated
 from penn_jax.optim.sgd import Average, averaged, init_average, skipped, update_average
 
 Reduce = Callable[[Any], Any]
@@ -57,6 +58,7 @@ def build_step(
     optimiser: optax.GradientTransformationExtraArgs,
     decay: float,
     axis_name: str | None = None,
+    parts: int = 1,
 ) -> Callable[[TrainState, Any, Array], tuple[TrainState, dict[str, Array]]]:
     """The pure function ``(state, batch, progress) -> (state, metrics)``.
 
@@ -68,11 +70,14 @@ def build_step(
         optimiser: takes ``progress``, the share of the budget used, as an extra argument.
         decay: of the weight average.
         axis_name: of the ``pmap`` this step runs in; None under ``jit``, where arrays are global.
+        parts: of a batch that are on the devices one after the other; see ``accumulate.py``.
 
     Returns:
         The step. Its metrics are the objective's, ``loss``, ``gradient_norm``,
         ``skipped_in_a_row`` and ``skipped``.
     """
+
+    gradient_of = accumulated(objective, parts)
 
     def reduce(tree: Any) -> Any:
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
@@ -80,7 +85,7 @@ def build_step(
     def step(
         state: TrainState, batch: Any, progress: Float[Array, ""]
     ) -> tuple[TrainState, dict[str, Array]]:
-        (loss, (batch_stats, metrics)), gradient = jax.value_and_grad(objective, has_aux=True)(
+        (loss, (batch_stats, metrics)), gradient = gradient_of(
             state.params, state.batch_stats, batch, reduce
         )
         if axis_name is not None:

@@ -1,6 +1,13 @@
 """The stream of batches: a function of (seed, index), whatever reads it."""
 
 import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,3 +91,53 @@ def test_bad_arguments_are_refused(store):
         stream(store, [], CONFIG, 8, 0)
     with pytest.raises(ValueError, match="shared evenly by 3 hosts"):
         stream(store, store.cases, CONFIG, 8, 0, hosts=3)
+
+
+def test_worker_processes_end_with_their_parent_and_by_no_signal(store):
+    batches = stream(store, store.cases, CONFIG, batch_size=8, seed=1, workers=1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        assert worker.pid is not None
+        os.kill(worker.pid, number)
+    for _ in range(20):  # more than are made ahead
+        next(batches)
+    batches.close()
+    assert not worker.is_alive()
+
+
+_PARENT = """
+import multiprocessing, sys, time
+from penn_jax.config import PatchConfig
+from penn_jax.data.loader import stream
+from penn_jax.data.store import Store
+
+if __name__ == "__main__":
+    store = Store(sys.argv[1])
+    batches = stream(store, store.cases, PatchConfig((16, 16)), 2, 0, workers=1)
+    next(batches)
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_worker_processes_of_a_killed_run_end(store, tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(_PARENT)
+    command = [sys.executable, str(script), str(store.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while _runs(worker):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process is there and no zombie, which nobody may be left to fetch."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

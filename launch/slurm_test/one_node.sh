@@ -3,7 +3,7 @@
 # slurmctld and slurmd start with a configuration in a temporary folder, on ports of their own, and
 # end with the command. Debian: apt-get install slurm-wlm munge
 #
-#   tests/slurm/one_node.sh sbatch --wait --ntasks=2 launch/slurm.sbatch CONFIG --data … --out …
+#   launch/slurm_test/one_node.sh sbatch --wait --ntasks=2 launch/slurm.sbatch CONFIG --data … --out …
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin # of the daemons
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,9 +21,6 @@ pytestmark = [
         not all(shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") for name in DAEMONS),
         reason="SLURM is not installed: apt-get install slurm-wlm munge",
     ),
-    pytest.mark.skipif(
-        find_spec("penn_jax.distributed") is None, reason="trains in one process only"
-    ),
 ]
 
 
@@ -34,7 +30,12 @@ def cluster():
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment.pop("XLA_FLAGS", None)  # one device a task, not the four of the tests
     # cat ends with this process, however that ends, and the cluster with it.
-    command = [ROOT / "tests" / "slurm" / "one_node.sh", "sh", "-c", 'echo "$SLURM_CONF"; exec cat']
+    command = [
+        ROOT / "launch" / "slurm_test" / "one_node.sh",
+        "sh",
+        "-c",
+        'echo "$SLURM_CONF"; exec cat',
+    ]
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
