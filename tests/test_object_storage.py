@@ -1,8 +1,10 @@
 """Stores and runs in an emulated bucket equal those on the disk, whenever a process is killed."""
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from penn_jax.data.phantom import write_dataset
 from penn_jax.data.prepare import prepare
 from penn_jax.data.remote import Remote, place, remote
 from penn_jax.data.store import Store
+from penn_jax.optim.seal import damage, write_seal
 from penn_jax.remote_run import at_work, checkpoints_at_hand
 from penn_jax.run import load_model
 from penn_jax.types import BusyError, InputError
@@ -239,6 +242,54 @@ def test_an_unfinished_upload_is_no_checkpoint(bucket, run, tmp_path):
             assert "12" in steps
             assert "99" not in steps
     assert not any(name.startswith("checkpoints/99/") for name in out.names())
+
+
+def test_wherever_an_upload_is_cut_off_what_counts_is_whole(bucket):
+    def save(folder: Path, step: str, text: str) -> None:
+        for name in ("model/d", "state/d", "state/e"):
+            (folder / step / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / step / name).write_text(f"{name} {text}")
+        write_seal(folder / step, {"account": {}})
+
+    def refuse_from(number: int, out: Remote) -> None:
+        left = iter(range(number))
+
+        def before(method: str, name: str) -> None:
+            if not name.endswith(".lock") and next(left, None) is None:
+                bucket.refused = 403
+
+        bucket.before = before
+
+    def run_and_be_cut_off(out: Remote, number: int) -> None:
+        with at_work(out, resume=False) as work:
+            checkpoints = work.folder / "checkpoints"
+            save(checkpoints, "2", "first")
+            (work.folder / "config.json").write_text("{}")
+            work.publish()
+            # What training does between two steps: the next, another for the last, one less.
+            save(checkpoints, "4", "second")
+            (work.folder / "metrics.jsonl").write_text("{}")
+            shutil.rmtree(checkpoints / "2")
+            refuse_from(number, out)
+            work.publish()
+            assert bucket.refused == 0
+
+    seen = set()
+    for number in range(50):
+        out = place(f"gs://bucket/cut/{number}")
+        with contextlib.suppress(InputError):
+            run_and_be_cut_off(out, number)
+        whole = bucket.refused == 0
+        bucket.before, bucket.refused = (lambda method, name: None), 0
+        with at_work(out, resume=True, writes=False) as work:
+            steps = sorted((work.folder / "checkpoints").iterdir())
+            assert [damage(step) for step in steps] == [None] * len(steps)
+            seen.add(" ".join(step.name for step in steps))
+        if whole:
+            break
+    # Log, three files, seal, then the four of the old step, whose seal goes first.
+    assert number == 9
+    assert seen == {"2", "2 4", "4"}
 
 
 def write_step(step: Remote, files: list[str]) -> None:
