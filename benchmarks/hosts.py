@@ -40,8 +40,8 @@ from penn_jax.data.prepare import prepare
 CONFIG = Config(
     name="hosts",
     patches=PatchConfig(size=(32, 32)),
-    model=ModelConfig(stem=2, channels=(8, 16), blocks=1, dropout=0.1),
-    train=TrainConfig(batch_size=16, max_steps=50, log_every=5, checkpoint_every=10),
+    model=ModelConfig(stem=2, channels=(4,), blocks=1, dropout=0.1),
+    train=TrainConfig(batch_size=16, max_steps=50, log_every=5, checkpoint_every=5),
 )
 SHARED = [(1, 1), (1, 2), (1, 4), (1, 8), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2)]
 """Processes, and devices of each."""

@@ -31,6 +31,8 @@ _PARTING = 30
 """Seconds in which all processes must have ended, once one has."""
 _GRACE = 3.0
 """Seconds in which a process may tell of an error of its own before it ends for a lost one."""
+_LAST_OUT = 1.0
+"""Seconds that process 0 stays: jax aborts the others when it goes, who may be ending likewise."""
 _LOST = (
     "another process of this run is gone, and this one ends, too; if none says why, go on with "
     "--resume from the last checkpoint"
@@ -103,6 +105,10 @@ def end(code: int) -> int:
     if _several:
         sys.stdout.flush()
         sys.stderr.flush()
+        import jax
+
+        if jax.process_index() == 0:
+            time.sleep(_LAST_OUT)
         os._exit(code)
     return code
 

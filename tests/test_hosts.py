@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,16 +19,12 @@ from hosts import (
     wait_for_step,
 )
 
-from penn_jax.config import ModelConfig
-
 PROBE = Path(__file__).with_name("probe_hosts.py")
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory):
-    small = ModelConfig(stem=2, channels=(4, 8), blocks=1)
-    config = replace(CONFIG, model=small, train=replace(CONFIG.train, checkpoint_every=5))
-    return make_job(tmp_path_factory.mktemp("job"), config)
+    return make_job(tmp_path_factory.mktemp("job"))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +42,7 @@ def _assert_same(out, alone):
 
 @pytest.mark.slow
 def test_two_processes_train_by_pmap_as_one_does_by_jit(job, alone, tmp_path):
-    finish(start([*job, "--train.parallel=pmap"], tmp_path / "run", 2, 2))
+    finish(start([*job, "--train.parallel=pmap"], tmp_path / "run", 2))
     _assert_same(tmp_path / "run", alone)
 
 

@@ -1,5 +1,7 @@
 """What a run checks before it starts, and the pieces it is composed of."""
 
+import json
+import time
 from dataclasses import replace
 
 import jax
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 from made_stores import write_store
 
+from penn_jax import loop
 from penn_jax import train as module
 from penn_jax.config import (
     Config,
@@ -52,6 +55,7 @@ def store(tmp_path_factory):
         ("train", {"max_steps": 0}, "a budget"),
         ("model", {"residual": True}, "two blocks"),
         ("train", {"batch_size": 6}, "multiple of the 4 devices"),
+        ("train", {"batch_size": 12, "accumulate": 2}, "4 devices × 2 of --train.accumulate"),
     ],
 )
 def test_a_config_that_does_not_fit_the_store_is_refused(store, section, values, said):
@@ -174,3 +178,23 @@ def test_a_run_killed_before_its_first_checkpoint_keeps_the_weights_it_starts_fr
     for leaves in begun:
         for leaf, expected in zip(leaves, loaded, strict=True):
             np.testing.assert_array_equal(leaf, expected)
+
+
+def test_compiling_is_no_training_time(store, tmp_path, monkeypatch):
+    compile_step = loop.compile_step
+
+    def slowly(*arguments, **options):
+        parallel = compile_step(*arguments, **options)
+
+        def ahead(state, batch):
+            time.sleep(5)
+            return parallel.ahead(state, batch)
+
+        return parallel._replace(ahead=ahead)
+
+    monkeypatch.setattr(loop, "compile_step", slowly)
+    config = replace(CONFIG, train=replace(CONFIG.train, max_steps=2, batch_size=4))
+    result = train(config, store, tmp_path / "run", progress=False)
+    assert result["seconds"] < 5
+    first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["compiling"] > 5
