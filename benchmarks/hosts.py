@@ -60,7 +60,9 @@ def make_job(folder: Path, config: Config = CONFIG) -> list[str]:
     ]
 
 
-def start(job: list[str], out: Path, processes: int, devices: int = 1) -> list[subprocess.Popen]:
+def start(
+    job: list[str], out: Path | str, processes: int, devices: int = 1
+) -> list[subprocess.Popen]:
     """Start the processes of one run, each with so many CPU devices."""
     environment = {
         **os.environ,

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from hosts import finish, largest_difference, places, start
 from kill_and_resume import CONFIG, first_difference, outcome
 from object_storage import Emulator
 
@@ -360,6 +361,22 @@ def test_a_run_is_not_taken_for_another(bucket, job, run, capsys):
     assert "gs://bucket/thesis: holds thesis.tex and is no run" in said
     said = error_of(capsys, *job.train, "--out", run.out, "--optim.learning-rate", "0.5")
     assert "gs://bucket/runs/a/config.json: was written by another config" in said
+
+
+@pytest.mark.slow
+def test_several_processes_go_on_with_a_run_in_a_bucket_each_from_its_copy(
+    bucket, job, run, tmp_path
+):
+    out = place("gs://bucket/shared")
+    out.write(
+        run.out.read([name for name in run.out.names() if name != "checkpoints/12/seal.json"])
+    )
+    command = [sys.executable, "-m", "penn_jax.cli", *job.train, "--quiet"]
+    finish(start(command, str(out), processes=2))
+    copy = copied(out, tmp_path / "copy")
+    assert places(copy) == places(job.run)
+    # As between numbers of devices on a disk: float32 sums in another order, over four steps.
+    assert largest_difference(copy, job.run) < 1e-4
 
 
 # ---- one writer --------------------------------------------------------------------------------

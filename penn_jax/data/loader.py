@@ -25,8 +25,8 @@ from penn_jax.types import Batch
 # Grain shuffles small sources slowly (about 30 ms / n an item), so the cases are repeated.
 _LEAST_RECORDS = 4096
 _BUFFERED_BATCHES = 4
-_REMOTE_THREADS = 16
-"""Where each read waits for the network; on a disk one thread does as much."""
+_REMOTE_THREADS = 4
+"""Where each read waits for the network. More would slow each other once all has been read."""
 
 
 @runtime_checkable
