@@ -1,4 +1,4 @@
-"""The command ``penn``: arguments in, one command, one line on errors and an exit code."""
+"""The command ``penn``: arguments in, one command, its result or one line of what is wrong."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from penn_jax.distributed import EXIT_LOST, end
 from penn_jax.options import EXIT_INPUT, build_parser
+from penn_jax.progress import tell
 from penn_jax.types import DivergedError, InputError, LostError, StoppedError
 
 EXIT_DIVERGED = 3
@@ -26,8 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         build_parser().error(f"unknown option {rest[0]}")
     options.overrides = rest
     try:
-        with _sigterm_unwinds():
-            options.command(options)
+        with _sigterm_unwinds(), _stdout_for_json(options.json):
+            outcome = options.command(options)
+        if outcome is not None:  # of several processes one tells
+            tell(outcome, options.json)
     except InputError as error:
         return _fail(str(error), EXIT_INPUT)
     except DivergedError as error:
@@ -47,6 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         return _fail("interrupted", 128 + error.args[0] if error.args else EXIT_INTERRUPTED)
     return 0
+
+
+def _stdout_for_json(wanted: bool) -> contextlib.AbstractContextManager[Any]:
+    """Keep stdout for the result alone: whatever else is printed meanwhile goes to stderr."""
+    return contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext()
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What each command does with its options: it calls the part that does the work and tells the end.
+"""What each command does with its options: it calls the part that does the work, returns its end.
 
 The parts are imported when they are needed, so that ``penn --help`` and the worker processes of
 ``penn prepare`` never wait for jax.
@@ -7,26 +7,31 @@ The parts are imported when they are needed, so that ``penn --help`` and the wor
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import RenderableType
+
 from penn_jax.config import Config, PrepareConfig
+from penn_jax.progress import Outcome
 from penn_jax.settings import parse_section
 from penn_jax.types import InputError
 
 
-def demo_command(options: argparse.Namespace) -> None:
+def demo_command(options: argparse.Namespace) -> Outcome:
     from penn_jax.demo import demo
+    from penn_jax.report.tables import six_metric_table
 
     _start_jax()
-    demo(options.out, progress=not options.quiet)
+    evaluation = demo(options.out, progress=not options.quiet)
+    table = six_metric_table(evaluation, "Test cases (synthetic)")
+    line = f"masks, metrics.json, overlay.png and curves.png are in {options.out}"
+    return Outcome({"folder": str(options.out), **evaluation}, (table, line))
 
 
-def prepare_command(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
+def prepare_command(options: argparse.Namespace) -> Outcome:
     from penn_jax.data.findings import summary
     from penn_jax.data.prepare import prepare
     from penn_jax.data.store import Store
@@ -44,21 +49,39 @@ def prepare_command(options: argparse.Namespace) -> None:
         "command line",
     )
     store = prepare(options.raw, options.out, config, options.workers, not options.quiet)
-    Console().print(summary(Store(store).manifest))
+    manifest = Store(store).manifest
+    result = {
+        "store": str(store),
+        "data_hash": manifest["data_hash"],
+        "cases": len(manifest["cases"]),
+        "labelled": sum(case["labelled"] for case in manifest["cases"].values()),
+        "splits": [
+            {"train": len(split["train"]), "validation": len(split["validation"])}
+            for split in manifest["splits"]
+        ],
+        "findings": manifest["findings"],
+    }
+    return Outcome(result, (summary(manifest),))
 
 
-def pretrain_command(options: argparse.Namespace) -> None:
+def pretrain_command(options: argparse.Namespace) -> Outcome | None:
     from penn_jax.distributed import joined
 
     with joined(options.coordinator, options.processes, options.process):
         from penn_jax.pretrain import pretrain
+        from penn_jax.together import is_primary
 
         _start_jax(several=True)
         config = _config(options)
-        pretrain(config, options.data, options.out, options.resume, options.fold, not options.quiet)
+        result = pretrain(
+            config, options.data, options.out, options.resume, options.fold, not options.quiet
+        )
+    if not is_primary():
+        return None
+    return Outcome({"run": str(options.out), **result}, (_of_training(options, result),))
 
 
-def train_command(options: argparse.Namespace) -> None:
+def train_command(options: argparse.Namespace) -> Outcome | None:
     from penn_jax.distributed import joined
 
     with joined(options.coordinator, options.processes, options.process):
@@ -76,25 +99,45 @@ def train_command(options: argparse.Namespace) -> None:
             not options.quiet,
             options.teacher,
         )
-        dice = f", validation Dice {result['dice']:.4f}" if "dice" in result else ""
-        if is_primary():
-            print(
-                f"{options.out}: {result['step']} steps in {result['seconds']:.0f} s of training "
-                f"and {result['paused']:.0f} s of validation and checkpoints{dice}"
-            )
-    if dice and not options.quiet:
-        _report_of_training(options)
+    if not is_primary():
+        return None
+    page = None
+    if "dice" in result:
+        from penn_jax.run_report import try_report
+
+        page = try_report(options.out, options.data)
+    lines = [_of_training(options, result)] + ([] if page is None else [f"{page}: its report"])
+    report = None if page is None else str(page)
+    return Outcome({"run": str(options.out), **result, "report": report}, lines)
 
 
-def _report_of_training(options: argparse.Namespace) -> None:
-    from penn_jax.run_report import try_report
+def _of_training(options: argparse.Namespace, result: Mapping[str, Any]) -> str:
+    dice = f", validation Dice {result['dice']:.4f}" if "dice" in result else ""
+    return (
+        f"{options.out}: {result['step']} steps in {result['seconds']:.0f} s of training "
+        f"and {result['paused']:.0f} s of validation and checkpoints{dice}"
+    )
 
-    page = try_report(options.out, options.data)
-    if page is not None:
-        print(f"{page}: its report")
+
+def rehearse_command(options: argparse.Namespace) -> Outcome:
+    from penn_jax.config_file import overridden, read_config_file
+    from penn_jax.rehearse import rehearse
+    from penn_jax.report.rehearsal import lines
+
+    found = rehearse(
+        overridden(read_config_file(options.config), options.overrides),
+        options.topology,
+        options.data,
+        options.channels,
+        options.classes,
+        options.patches_per_device,
+        options.search,
+        not options.quiet,
+    )
+    return Outcome(found, lines(found))
 
 
-def study_command(options: argparse.Namespace) -> None:
+def study_command(options: argparse.Namespace) -> Outcome:
     from penn_jax.config_file import read_study_file
     from penn_jax.report.study_tables import study_markdown
     from penn_jax.study import study
@@ -107,10 +150,11 @@ def study_command(options: argparse.Namespace) -> None:
         options.resume,
         not options.quiet,
     )
-    print(study_markdown(table))
+    return Outcome(table, (study_markdown(table),))
 
 
-def predict_command(options: argparse.Namespace) -> None:
+def predict_command(options: argparse.Namespace) -> Outcome:
+    from penn_jax.predictions import FILE
     from penn_jax.segment import predict
 
     _start_jax()
@@ -131,28 +175,30 @@ def predict_command(options: argparse.Namespace) -> None:
         dicom_seg=options.dicom_seg,
         uncertainty=options.uncertainty,
     )
-    print(f"{options.out}: {len(written)} masks")
+    result = {"masks": [str(path) for path in written], "predictions": str(options.out / FILE)}
+    return Outcome(result, (f"{options.out}: {len(written)} masks",))
 
 
-def export_command(options: argparse.Namespace) -> None:
+def export_command(options: argparse.Namespace) -> Outcome:
     from penn_jax.exporting import export
 
     _start_jax()
     export(options.model, options.to, options.out, options.fold, options.metrics)
-    print(f"{options.out}: {options.model} for {options.to}; its model card says how to use it")
+    line = f"{options.out}: {options.model} for {options.to}; its model card says how to use it"
+    return Outcome({"export": str(options.out), "format": options.to}, (line,))
 
 
-def import_command(options: argparse.Namespace) -> None:
+def import_command(options: argparse.Namespace) -> Outcome:
     from penn_jax.exported import import_torch
 
     _start_jax()
     import_torch(options.folder, options.out, options.weights)
-    print(f"{options.out}: a run with the weights of {options.weights or options.folder}")
+    weights = str(options.weights or options.folder)
+    line = f"{options.out}: a run with the weights of {weights}"
+    return Outcome({"run": str(options.out), "weights": weights}, (line,))
 
 
-def evaluate_command(options: argparse.Namespace) -> None:
-    from rich.console import Console
-
+def evaluate_command(options: argparse.Namespace) -> Outcome:
     from penn_jax.components import choice_lines, choice_table
     from penn_jax.evaluate import evaluate
     from penn_jax.report.tables import label_table, six_metric_table
@@ -162,63 +208,63 @@ def evaluate_command(options: argparse.Namespace) -> None:
         options.references,
         options.merge_labels,
         options.cases,
-        options.json,
+        options.out,
         not options.quiet,
         options.choose_component,
     )
-    console = Console()
-    console.print(six_metric_table(result))
+    text: list[RenderableType] = [six_metric_table(result)]
     if len(result["labels"]) > 1:
-        console.print(label_table(result))
-    # Plain print: rich would read brackets in a name as its own marks.
+        text.append(label_table(result))
     if result["extra"]:
-        print(f"without a reference, not counted: {', '.join(result['extra'])}")
+        text.append(f"without a reference, not counted: {', '.join(result['extra'])}")
     if result["left_out"]:
-        print(f"references that --cases leaves out: {len(result['left_out'])}")
+        text.append(f"references that --cases leaves out: {len(result['left_out'])}")
     if options.choose_component:
-        console.print(choice_table(result["component_choice"]))
-        print("\n".join(choice_lines(result["component_choice"])))
+        choice = result["component_choice"]
+        text += [choice_table(choice), *choice_lines(choice)]
+    return Outcome(result, text)
 
 
-def report_command(options: argparse.Namespace) -> None:
+def report_command(options: argparse.Namespace) -> Outcome:
     from penn_jax.predictions_report import holds_predictions, report_predictions
     from penn_jax.run_report import report
 
+    progress = not options.quiet
     if isinstance(options.run, Path) and holds_predictions(options.run):
-        print(report_predictions(options.run, options.out, not options.quiet))
-        return
-    if options.data is None:
+        page = report_predictions(options.run, options.out, progress)
+    elif options.data is None:
         raise InputError(
             options.run,
             "is no folder of penn predict, and no --data is given",
             "masks with their predictions.json, or a run and its prepared store",
             "check the path, or add --data",
         )
-    _start_jax()
-    print(report(options.run, options.data, options.baseline, options.out, not options.quiet))
+    else:
+        _start_jax()
+        page = report(options.run, options.data, options.baseline, options.out, progress)
+    return Outcome({"page": str(page)}, (str(page),))
 
 
-def view_command(options: argparse.Namespace) -> None:
+def view_command(options: argparse.Namespace) -> Outcome:
     from penn_jax.viewer import view
 
     view(options.image, options.masks, options.port, options.open)
+    return Outcome({}, ())
 
 
-def doctor_command(options: argparse.Namespace) -> None:
-    import json
-
-    from penn_jax.doctor import diagnose, tell
+def doctor_command(options: argparse.Namespace) -> Outcome:
+    from penn_jax.doctor import diagnose, lines
 
     _start_jax()
     found = diagnose()
-    print(json.dumps(found, indent=2) if options.json else tell(found))
+    return Outcome(found, lines(found))
 
 
-def completion_command(options: argparse.Namespace) -> None:
+def completion_command(options: argparse.Namespace) -> Outcome:
     from penn_jax.completion import script
     from penn_jax.options import build_parser
 
-    print(script(build_parser(), options.shell))
+    return Outcome({}, (script(build_parser(), options.shell),))
 
 
 def _spacing(words: Sequence[str]) -> Any:

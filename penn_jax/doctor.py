@@ -61,9 +61,9 @@ def diagnose() -> dict[str, Any]:
     }
 
 
-def tell(found: Mapping[str, Any]) -> str:
-    """What :func:`diagnose` found, as lines for a person."""
-    lines = [
+def lines(found: Mapping[str, Any]) -> list[str]:
+    """What :func:`diagnose` found, for a person."""
+    told = [
         f"penn_jax {found['penn_jax']}, Python {found['python']}, {found['system']}",
         "packages   " + ", ".join(f"{name} {v or '?'}" for name, v in found["packages"].items()),
         "devices    " + (", ".join(found["devices"]) or "none"),
@@ -71,15 +71,15 @@ def tell(found: Mapping[str, Any]) -> str:
     ]
     for name, part in found["parts"].items():
         state = "installed" if part["installed"] else f"missing: {part['command']}"
-        lines.append(f"{name:<11}{state} ({part['use']})")
+        told.append(f"{name:<11}{state} ({part['use']})")
     cache = found["compile_cache"]
     state = "writable" if cache["writable"] else "cannot be written: every start compiles anew"
-    lines.append(f"cache      {cache['folder']}: {state}")
-    lines += [
+    told.append(f"cache      {cache['folder']}: {state}")
+    told += [
         f"disk       {folder}: {free / 1024**3:.1f} GiB free"
         for folder, free in found["free_disk"].items()
     ]
-    return "\n".join(lines)
+    return told
 
 
 def _core_packages() -> dict[str, str | None]:

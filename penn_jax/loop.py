@@ -137,7 +137,7 @@ def fit(
         # ---- the loop --------------------------------------------------------------------------
         pending: deque[Mapping[str, jax.Array]] = deque()
         agree, places = Agreement(seconds), ""
-        paused = 0.0
+        paused, pace = 0.0, ""
         begun, first_step, first_second = time.perf_counter() - seconds, step, seconds
         while used < 1.0:
             asked = time.perf_counter()
@@ -178,7 +178,8 @@ def fit(
                 )
                 _check_finite(point, config.optim.most_skipped, out, step)
                 rate = (step - first_step) * course.batch_size / max(seconds - first_second, 1e-9)
-                shown.update(used, f"{rate:.0f} patches/s  loss {point['loss']:.3f}")
+                pace = f"{rate:.0f} patches/s  loss {point['loss']:.3f}"
+                shown.update(used, _note(pace, last.get(SCORE)))
 
             pause = time.perf_counter()
             if saved:
@@ -190,7 +191,7 @@ def fit(
                     score = last.get(SCORE)
                     _, signal = agree(seconds, stop.signal, True)  # it may have come meanwhile
                     log.write({"step": step, "seconds": round(seconds, 3), **last})
-                    shown.update(used, f"validation Dice {score or 0:.4f}")
+                    shown.update(used, _note(pace, score))
                 account = {"seconds": seconds, "waited": waited, "places": places, "scores": last}
                 log.sync()
                 if is_primary():  # every process has the whole state: one writes it
@@ -216,6 +217,11 @@ def budget_used(course: TrainConfig, step: float, seconds: float) -> float:
 
 def _is_due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
+
+
+def _note(pace: str, score: float | None) -> str:
+    """What stands beside the bar: rate and loss of the last log point, the last Dice."""
+    return pace if score is None else f"{pace}  validation Dice {score:.4f}".lstrip()
 
 
 def _without_places(batch: Batch) -> tuple[dict[str, Any], int]:

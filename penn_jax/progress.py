@@ -1,12 +1,14 @@
-"""A progress line for long commands: rate, metric, time left; silent off a terminal."""
+"""What commands tell: how far they are on stderr, what they end with on stdout."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -15,6 +17,40 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+from penn_jax.config import json_text
+
+_SPEED_OVER = 600.0
+"""Seconds whose speed tells the time left: a slow run has minutes between its log points."""
+
+
+class Outcome(NamedTuple):
+    """What a command ends with."""
+
+    result: Mapping[str, Any]
+    """For a program: plain JSON types."""
+    text: Sequence[RenderableType]
+    """For a person: lines, and tables of rich."""
+
+
+def tell(outcome: Outcome, as_json: bool) -> None:
+    """Write what a command ends with to stdout: as one JSON object, or as text.
+
+    Raises:
+        OSError: stdout cannot be written.
+    """
+    try:
+        if as_json:
+            print(json_text({**outcome.result}), end="")
+        else:
+            for part in outcome.text:
+                # rich would read brackets in a name as its own marks, and break a long path.
+                (print if isinstance(part, str) else Console().print)(part)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is still to be written would fail once more, with a traceback, as Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OSError(error.errno, error.strerror, "stdout") from error
 
 
 class Bar:
@@ -41,6 +77,7 @@ def bar(title: str, enabled: bool = True) -> Iterator[Bar]:
         TimeRemainingColumn(),
         console=Console(stderr=True),
         disable=not shown,
+        speed_estimate_period=_SPEED_OVER,
     ) as progress:
         yield Bar(progress, progress.add_task(title, total=1.0, note=""))
 

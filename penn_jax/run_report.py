@@ -267,13 +267,14 @@ def _spread(names: Sequence[str], most: int) -> list[str]:
 
 def _facts(model: Model, training: int, validation: int) -> dict[str, str]:
     card = model.card
+    spacing = " × ".join(f"{mm:.4g}" for mm in card["spacing"] or ())
     last = next((p for p in reversed(_log(model)) if "seconds" in p), {})
     return {
         "Data": f"{card['data_hash']}, split {card['split_hash']} (fold {card['fold']})",
         "Cases": f"{training} labelled to train, {validation} to validate",
         "Classes": ", ".join(card["labels"]),
         "Channels": ", ".join(card["channels"]),
-        "Spacing": "the scans' own" if card["spacing"] is None else f"{card['spacing']} mm",
+        "Spacing": "the scans' own" if card["spacing"] is None else f"{spacing} mm",
         "Training": f"{last.get('step', 0)} steps, {last.get('seconds', 0):.0f} s",
         "Started from": card.get("init") or "random weights",
         **machine(read_json(model.path / "environment.json")),

@@ -16,10 +16,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +24,7 @@ import filelock
 import jax
 import numpy as np
 
-from penn_jax.config import Arm, Config, Study, config_hash, to_json, write_json
+from penn_jax.config import Study, to_json, write_json
 from penn_jax.data.leaks import kin
 from penn_jax.data.manifest import Split
 from penn_jax.data.remote import Place
@@ -37,14 +34,8 @@ from penn_jax.progress import say
 from penn_jax.report.metrics import Confusion, confusion
 from penn_jax.run import load_model, read_json
 from penn_jax.settings import parse_section
-from penn_jax.study_table import (
-    Run,
-    Tried,
-    mean_dice,
-    time_to_target,
-    validation_curve,
-    write_table,
-)
+from penn_jax.study_jobs import Job, chosen_rate, compared_run, sweep, wanted
+from penn_jax.study_table import Run, Tried, mean_dice, validation_curve, write_table
 from penn_jax.task import check_fit
 from penn_jax.train import case_counts, labelled_cases, labelled_subset, train
 from penn_jax.types import BusyError, DivergedError, InputError
@@ -55,28 +46,6 @@ _LOCK = ".lock"
 """Held where the folder is begun and where the table is written."""
 _WAIT = 5.0
 """Seconds between looks at runs that other processes hold."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a study."""
-
-    folder: Path
-    config: Config
-    fold: int
-    choosing: bool = False
-    """On a split inside the training cases."""
-    restores: bool = False
-    """Its task is to restore corrupted patches."""
-    start: Job | None = None
-    """The run whose weights start this one."""
-    teacher: Job | None = None
-    """The run whose predictions stand for labels."""
-
-    @property
-    def result(self) -> Path:
-        """The file that says it is done."""
-        return self.folder / "result.json"
 
 
 def study(
@@ -114,34 +83,6 @@ def study(
         return _write(asked, store.manifest["data_hash"], out)
 
 
-def wanted(asked: Study, out: Path) -> Iterator[Job]:
-    """All runs that can be named by now: those of an arm with a sweep wait for its choice."""
-    for fold in asked.folds:
-        for arm in asked.arms:
-            yield from _sweep(arm, fold, asked, out)
-    for seed in asked.seeds:
-        for arm in asked.arms:
-            for fold in asked.folds:
-                if (job := _run(arm, fold, seed, asked, out)) is not None:
-                    yield job
-
-
-def chosen_rate(arm: Arm, fold: int, asked: Study, out: Path) -> float | None:
-    """The arm's learning rate; None while its sweep is not done."""
-    sweep = list(_sweep(arm, fold, asked, out))
-    if not sweep:
-        return arm.config.optim.learning_rate
-    if not all(job.result.exists() for job in sweep):
-        return None
-
-    def rank(job: Job) -> tuple[float, float]:
-        result = read_json(job.result)
-        reached = time_to_target(result, asked.target_dice)
-        return (reached[0] if reached else math.inf, -(mean_dice(result) or 0.0))
-
-    return min(sweep, key=rank).config.optim.learning_rate
-
-
 def inner_store(store: Store, fold: int) -> Store:
     """The store with a split inside a fold's labelled training cases, to make choices on.
 
@@ -167,62 +108,6 @@ def inner_store(store: Store, fold: int) -> Store:
         validation=[name for name in training if kin_of[name] in held_out],
     )
     return store.with_splits(splits, unseen=split["validation"])
-
-
-# ---- which runs --------------------------------------------------------------------------------
-
-
-def _run(arm: Arm, fold: int, seed: int, asked: Study, out: Path) -> Job | None:
-    """A run that is compared; None while its learning rate, or its teacher's, is not chosen."""
-    if (rate := chosen_rate(arm, fold, asked, out)) is None:
-        return None
-    teacher = None
-    if arm.teacher is not None:
-        taught_by = next(other for other in asked.arms if other.name == arm.teacher)
-        if (teacher := _run(taught_by, fold, seed, asked, out)) is None:
-            return None
-    return Job(
-        out / "runs" / arm.name / f"fold{fold}-seed{seed}",
-        _supervised(arm, seed, rate),
-        fold,
-        start=_pretraining(arm, fold, seed, out, teacher),
-    )
-
-
-def _sweep(arm: Arm, fold: int, asked: Study, out: Path) -> Iterator[Job]:
-    for rate in arm.learning_rates:
-        yield Job(
-            out / "sweeps" / arm.name / f"fold{fold}-rate{rate:g}",
-            _supervised(arm, asked.sweep_seed, rate),
-            fold,
-            choosing=True,
-            start=_pretraining(arm, fold, asked.sweep_seed, out, choosing=True),
-        )
-
-
-def _supervised(arm: Arm, seed: int, rate: float) -> Config:
-    config = replace(arm.config, train=replace(arm.config.train, seed=seed))
-    return replace(config, optim=replace(config.optim, learning_rate=rate))
-
-
-def _pretraining(
-    arm: Arm,
-    fold: int,
-    seed: int,
-    out: Path,
-    teacher: Job | None = None,
-    choosing: bool = False,
-) -> Job | None:
-    if arm.pretrain is None:
-        return None
-    config = replace(arm.pretrain, train=replace(arm.pretrain.train, seed=seed))
-    by = "" if arm.teacher is None else f"-by-{arm.teacher}"
-    inner = "-inner" if choosing else ""
-    folder = out / "pretraining" / f"{config.name}-{config_hash(config)[:8]}{by}-fold{fold}{inner}"
-    return Job(folder, config, fold, choosing, restores=teacher is None, teacher=teacher)
-
-
-# ---- doing them --------------------------------------------------------------------------------
 
 
 def _check_fit(asked: Study, store: Store) -> None:
@@ -334,7 +219,7 @@ def _write(asked: Study, data_hash: str, out: Path) -> dict[str, Any]:
     sweeps: dict[str, list[Tried]] = {}
     for arm in asked.arms:
         jobs = [
-            (seed, _run(arm, fold, seed, asked, out))
+            (seed, compared_run(arm, fold, seed, asked, out))
             for fold in asked.folds
             for seed in asked.seeds
         ]
@@ -352,7 +237,7 @@ def _write(asked: Study, data_hash: str, out: Path) -> dict[str, Any]:
                 read_json(job.result),
             )
             for fold in asked.folds
-            for job in _sweep(arm, fold, asked, out)
+            for job in sweep(arm, fold, asked, out)
         ]
     return write_table(asked, out, data_hash, runs, pretraining, sweeps)
 

@@ -29,28 +29,14 @@ def check_fit(config: Config, store: Store) -> None:
         InputError: the patch's axes, its size or the batch do not fit.
     """
     dimensions = store.manifest["dimensions"]
-    size, stride = config.patches.size, total_stride(config.model)
-    if len(size) != dimensions:
+    if len(config.patches.size) != dimensions:
         raise InputError(
             "--patches.size",
-            f"{len(size)} axes",
+            f"{len(config.patches.size)} axes",
             f"{dimensions}, as the store {store.path} has",
             "give one size an axis, or prepare with --dimensions",
         )
-    if any(part % stride for part in size):
-        raise InputError(
-            "--patches.size", f"{size}", f"multiples of {stride}", "round up, or use fewer stages"
-        )
-    if dimensions == 3 and config.patches.neighbours:
-        raise InputError("--patches.neighbours", "set for a 3-D store", "0", "leave it out")
-    if not config.train.max_steps and not config.train.max_seconds:
-        raise InputError(
-            "--train.max-steps", "0 without --train.max-seconds", "a budget", "set one"
-        )
-    if config.model.residual and config.model.blocks < 2:
-        raise InputError(
-            "--model.residual", "set with one block", "two blocks", "raise --model.blocks"
-        )
+    check_config(config)
     course, devices = config.train, jax.device_count()
     if course.batch_size % (devices * course.accumulate):
         parts = "" if course.accumulate == 1 else f" × {course.accumulate} of --train.accumulate"
@@ -59,6 +45,31 @@ def check_fit(config: Config, store: Store) -> None:
             f"{course.batch_size}",
             f"a multiple of the {devices} devices{parts}",
             "change it",
+        )
+
+
+def check_config(config: Config) -> None:
+    """Check that the parts of a config belong together.
+
+    Raises:
+        InputError: two of its values do not.
+    """
+    size, stride = config.patches.size, total_stride(config.model)
+    if len(size) not in (2, 3):
+        raise InputError("--patches.size", f"{len(size)} axes", "2 or 3", "give one size an axis")
+    if any(part % stride for part in size):
+        raise InputError(
+            "--patches.size", f"{size}", f"multiples of {stride}", "round up, or use fewer stages"
+        )
+    if len(size) == 3 and config.patches.neighbours:
+        raise InputError("--patches.neighbours", "set for a 3-D store", "0", "leave it out")
+    if not config.train.max_steps and not config.train.max_seconds:
+        raise InputError(
+            "--train.max-steps", "0 without --train.max-seconds", "a budget", "set one"
+        )
+    if config.model.residual and config.model.blocks < 2:
+        raise InputError(
+            "--model.residual", "set with one block", "two blocks", "raise --model.blocks"
         )
 
 

@@ -97,9 +97,7 @@ def train(
                 work.folder,
                 store,
                 training,
-                lambda axis: segmentation_objective(
-                    Network(config.model, classes, axis), config, key, teach
-                ),
+                objective_builder(config, classes, key, teach),
                 variables,
                 validator(store, validation, config, card) if validation else None,
                 pretrained,
@@ -145,6 +143,15 @@ def labelled_subset(cases: Sequence[str], course: TrainConfig) -> list[str]:
 
     chosen = set(sorted(cases, key=draw)[: course.labelled or len(cases)])
     return [name for name in cases if name in chosen]
+
+
+def objective_builder(
+    config: Config, classes: int, key: jax.Array, teach: Teach | None = None
+) -> Callable[[str | None], Objective]:
+    """What is minimised, for whichever ``pmap`` axis it runs in; None under ``jit``."""
+    return lambda axis: segmentation_objective(
+        Network(config.model, classes, axis), config, key, teach
+    )
 
 
 def segmentation_objective(

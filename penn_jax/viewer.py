@@ -113,17 +113,26 @@ def _scene(
     else:
         read_geometry(image)
         volumes = [{"name": image.name, "file": serve(image)}]
-    for number, mask in enumerate(masks):
+    for number, (mask, name) in enumerate(zip(masks, _told_apart(masks), strict=True)):
         largest = int(read_labels(mask).array.max())
         volumes.append(
             {
-                "name": mask.name,
+                "name": name,
                 "file": serve(mask),
                 # Masks of one class differ by their colours.
                 "colours": [_COLOURS[(number + i) % len(_COLOURS)] for i in range(max(1, largest))],
             }
         )
     return {"title": image.name, "volumes": volumes}, files
+
+
+def _told_apart(paths: Sequence[Path]) -> list[str]:
+    """File names, with the folder where two are alike, as of a mask and its reference."""
+    names = [path.name for path in paths]
+    return [
+        name if names.count(name) == 1 else f"{path.resolve().parent.name}/{name}"
+        for path, name in zip(paths, names, strict=True)
+    ]
 
 
 def _handler(

@@ -1,6 +1,7 @@
 """Four fake CPU devices, strict promotion, and shapes of every signature checked at run time."""
 
 import os
+from importlib.resources import files
 
 # Before jax is imported anywhere.
 os.environ["XLA_FLAGS"] = (
@@ -29,3 +30,18 @@ def _compile_cache(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("xla")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="session")
+def serious_faults():
+    """What axe-core finds on a page in a browser that keeps somebody from using it."""
+    pytest.importorskip("axe_playwright_python", reason="the extra browser is missing")
+    axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
+
+    def find(page):
+        page.evaluate(axe)
+        found = page.evaluate("axe.run()")["violations"]
+        serious = [fault for fault in found if fault["impact"] in ("serious", "critical")]
+        return [(fault["id"], fault["nodes"][0]["html"]) for fault in serious]
+
+    return find

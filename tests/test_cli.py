@@ -1,6 +1,8 @@
-"""Mistakes on the command line: one line, exit code 2, nothing written."""
+"""The command line itself: help, completion, mistakes in one line with exit code 2."""
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,8 +11,9 @@ from importlib import metadata
 import pytest
 
 from penn_jax.cli import main
+from penn_jax.completion import SHELLS
 from penn_jax.config import Config, to_json
-from penn_jax.options import build_parser
+from penn_jax.options import COMMANDS, build_parser
 
 
 @pytest.fixture
@@ -98,17 +101,45 @@ def test_bad_spacing(capsys, tmp_path):
     )
 
 
-def test_help_of_every_command_shows_an_example(capsys):
-    (commands,) = (part.choices for part in build_parser()._actions if part.choices)
-    assert {"demo", "train", "predict", "report", "doctor", "completion"} <= set(commands)
-    for command in commands:
-        with pytest.raises(SystemExit) as stop:
-            main([command, "--help"])
-        assert stop.value.code == 0
-        assert f"example: penn {command}" in capsys.readouterr().out
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_help_ends_with_an_example_that_parses(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        main([command.name, "--help"])
+    assert stop.value.code == 0
+    _, end = capsys.readouterr().out.split("\nexample: ")
+    lines = [line.strip() for line in end.strip().split("\n")]
+    assert lines == [*command.examples]
+    for line in lines:
+        penn, *words = shlex.split(line.split(" > ")[0])  # what follows is the shell's
+        assert (penn, words[0]) == ("penn", command.name)
+        options = build_parser().parse_args(words)
+        assert options.command is command.run
+
+
+def test_the_help_of_the_whole_names_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert "example: penn demo" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.endswith("\nexample: penn demo --out demo\n")
+    assert re.findall(r"^    (\w+)", said, re.MULTILINE) == [c.name for c in COMMANDS]
+    assert {"demo", "train", "predict", "report", "doctor"} <= {c.name for c in COMMANDS}
+
+
+def test_all_but_what_has_no_result_can_be_quiet_and_speak_json():
+    without = set()
+    for command in COMMANDS:
+        words = [*shlex.split(command.examples[0].split(" > ")[0])[1:], "--quiet", "--json"]
+        options, unknown = build_parser().parse_known_args(words)
+        assert (options.quiet, options.json) == (not unknown, not unknown)
+        without |= {command.name} if unknown else set()
+    assert without == {"view", "completion"}
+
+
+def test_mistakes_are_one_line_on_stderr_for_programs_too(capsys, tmp_path, config):
+    gone = str(tmp_path / "gone")
+    assert "gone" in _error(capsys, "evaluate", gone, gone, "--json")
+    assert "gone" in _error(capsys, "train", config, "--data", gone, "--out", gone, "--json")
+    assert "invalid int value" in _error(capsys, "prepare", "a", "b", "--seed", "x", "--json")
 
 
 def test_version(capsys):
@@ -137,6 +168,16 @@ def test_bash_completes_commands_options_and_choices(capsys, tmp_path):
     assert completed("penn", "predict", "--dicom") == {"--dicom-seg"}
     assert completed("penn", "predict", "--engine", "o") == {"onnxruntime"}
     assert completed("penn", "predict", "sc") == {"scans"}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_shell_gets_a_script_that_names_every_command(capsys, shell):
+    pytest.importorskip("shtab", reason="penn-jax[completion] is not installed")
+    assert main(["completion", shell]) == 0
+    said, error = capsys.readouterr()
+    assert error == ""
+    assert all(re.search(rf"\b{command.name}\b", said) for command in COMMANDS)
+    assert "smallest-component" in said
 
 
 def test_completion_without_shtab_is_one_line(capsys, monkeypatch):

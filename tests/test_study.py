@@ -16,7 +16,8 @@ from penn_jax.config_file import read_study_file
 from penn_jax.data.store import Store
 from penn_jax.report.metrics import confusion
 from penn_jax.run import read_card, read_config
-from penn_jax.study import Job, chosen_rate, empty_counts, inner_store, study, wanted
+from penn_jax.study import empty_counts, inner_store, study
+from penn_jax.study_jobs import Job, chosen_rate, wanted
 from penn_jax.study_table import mean_dice, time_to_target
 from penn_jax.task import pretraining_cases
 from penn_jax.types import BusyError, DivergedError, InputError

@@ -1,7 +1,9 @@
 """What a run checks before it starts, and the pieces it is composed of."""
 
 import json
+import re
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import jax
@@ -198,3 +200,25 @@ def test_compiling_is_no_training_time(store, tmp_path, monkeypatch):
     assert result["seconds"] < 5
     first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["compiling"] > 5
+
+
+def test_the_progress_line_tells_rate_loss_and_the_last_dice(store, tmp_path, monkeypatch):
+    shown = []
+
+    class Recorder:
+        def update(self, share, note):
+            shown.append((round(3 * share), note))
+
+    @contextmanager
+    def recorded(title, enabled):
+        yield Recorder()
+
+    monkeypatch.setattr("penn_jax.loop.bar", recorded)
+    course = TrainConfig(batch_size=4, max_steps=3, validate_every=2, log_every=1)
+    result = train(replace(CONFIG, train=course), store, tmp_path / "run", progress=False)
+    pace, dice = r"\d+ patches/s  loss \d\.\d{3}", r"  validation Dice 0\.\d{4}"
+    expected = [(1, pace), (2, pace), (2, pace + dice), (3, pace + dice), (3, pace + dice)]
+    assert [step for step, _ in shown] == [step for step, _ in expected]
+    for (_, note), (_, pattern) in zip(shown, expected, strict=True):
+        assert re.fullmatch(pattern, note)
+    assert shown[-1][1].endswith(f"{result['dice']:.4f}")

@@ -2,6 +2,7 @@
 
 import http.client
 import io
+import json
 import shutil
 import signal
 import socket
@@ -96,6 +97,18 @@ def test_the_named_files_are_served_and_told_by_number(page, scan, mask):
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert headers["Referrer-Policy"] == "no-referrer"
     assert b"http" not in content
+
+
+def test_masks_of_one_name_are_told_apart_by_their_folders(scan, mask, tmp_path, monkeypatch):
+    monkeypatch.setattr(viewer, "_niivue", lambda: mask)
+    (tmp_path / "labels").mkdir()
+    other = save(tmp_path / "labels" / mask.name, np.zeros(SHAPE, np.uint8))
+    another = save(tmp_path / "another.nii", np.zeros(SHAPE, np.uint8))
+    with served(scan, [mask, other, another]) as address:
+        scene = json.loads(ask(address, urlsplit(address).path + "scene.json")[2])
+    assert [volume["name"] for volume in scene["volumes"][1:]] == [
+        f"{tmp_path.name}/mask.nii.gz", "labels/mask.nii.gz", "another.nii"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -250,3 +263,14 @@ def test_image_and_masks_lie_on_each_other_pixel_by_pixel(chromium, scan, mask, 
     assert [line for line in said if line[0] == "error"] == []
     outside = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
     assert outside == []
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_keeps_nobody_out(chromium, serious_faults, scan, mask, width):
+    with served(scan, [mask, mask]) as address:
+        page = chromium.new_page(viewport={"width": width, "height": 844})
+        page.goto(address)
+        page.wait_for_selector("body[data-shown]", timeout=60_000)
+        assert serious_faults(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.close()

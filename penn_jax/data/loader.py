@@ -52,12 +52,13 @@ class _CaseNumbers:
 
 
 class _DrawAndCut(grain.transforms.RandomMap):
-    """From (sample index, case number) to a patch."""
+    """From (sample index, case number) to a patch, or only to where it lies."""
 
-    def __init__(self, store: Store, cases: Sequence[str], config: PatchConfig):
+    def __init__(self, store: Store, cases: Sequence[str], config: PatchConfig, cut: bool):
         self._store = store
         self._cases = tuple(cases)
         self._config = config
+        self._cut = cut
 
     def random_map(self, element: tuple[int, int], rng: np.random.Generator) -> dict[str, Any]:
         index, number = element
@@ -72,15 +73,16 @@ class _DrawAndCut(grain.transforms.RandomMap):
             self._config,
             self._store.manifest["spacing"],
         )
-        image, label = cut_patch(
-            self._store, case, frames_shape, draw, self._config, labelled=labelled
-        )
-        return {
-            "image": image,
-            "label": label,
+        sample = {
             "index": np.int64(index),
             "place": np.concatenate([[number], draw.coordinates()]),
         }
+        if not self._cut:
+            return sample
+        image, label = cut_patch(
+            self._store, case, frames_shape, draw, self._config, labelled=labelled
+        )
+        return {"image": image, "label": label, **sample}
 
 
 def stream(
@@ -93,6 +95,7 @@ def stream(
     host: int = 0,
     hosts: int = 1,
     workers: int = 0,
+    cut: bool = True,
 ) -> BatchIterator:
     """Endless batches of this host's share of the samples, from ``first_batch`` on.
 
@@ -106,11 +109,12 @@ def stream(
         host: this host's number, of ``hosts``.
         hosts: how many hosts share each batch; host h has the samples h, h + hosts, ….
         workers: processes that cut patches; 0 cuts them in a thread beside the training step.
+        cut: without, batches hold no ``image`` and ``label``: a device cuts them by ``place``.
 
     Returns:
         The batches; close it to end its threads. A batch holds ``image`` float32 (B, *size, C),
         ``label`` uint8 (B, *size), ``index`` int64 (B) and ``place`` float64 (B, m): case number
-        and :meth:`PatchDraw.coordinates`.
+        and ``PatchDraw.coordinates()``.
 
     Raises:
         ValueError: no cases, or a batch that the hosts cannot share evenly.
@@ -126,7 +130,7 @@ def stream(
         .shuffle()
         .repeat()
         .map_with_index(lambda index, number: (index, number))
-        .random_map(_DrawAndCut(store, cases, config))
+        .random_map(_DrawAndCut(store, cases, config, cut))
     )
     batches = samples[host::hosts][first_batch * share :].batch(share, drop_remainder=True)
     threads = _REMOTE_THREADS if store.is_remote else 1

@@ -25,7 +25,7 @@ class Network(nn.Module):
 
     Args of the call:
         x: patches or whole frames, (B, *spatial, C); every spatial size a multiple of
-            :func:`total_stride`.
+            ``total_stride``.
         train: use and update batch statistics, drop channels.
         sample_keys: one key a sample for dropout; none is needed where dropout is 0.
 
@@ -105,7 +105,7 @@ def check_size(spatial: tuple[Any, ...], config: ModelConfig) -> None:
     """Check that the coarsest grid divides the input, whose sizes may be jax's symbols.
 
     Raises:
-        ValueError: a size is not a multiple of :func:`total_stride`.
+        ValueError: a size is not a multiple of ``total_stride``.
     """
     stride = total_stride(config)
     if any(size % stride for size in spatial):
@@ -145,7 +145,7 @@ def scores_within(
         network: without group normalisation, which sees the whole array.
         variables: of the network.
         x: (B, *spatial, C); what lies outside the part is never used.
-        low: first voxel of the part along each axis, a multiple of :func:`total_stride`.
+        low: first voxel of the part along each axis, a multiple of ``total_stride``.
         high: its end, likewise.
 
     Returns:

@@ -27,7 +27,7 @@ _NEVER = jnp.iinfo(jnp.int32).max
 def build_optimiser(
     config: OptimConfig, pretrained: PyTree[bool] | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """The chain of SPEC section 5, of which every part can be switched off.
+    """The chain of the enhanced SGD, most parts of which can be switched off.
 
         1. clip          g ← g · min(1, c / ‖g‖₂)
         2. centralise    g ← g - mean(g) for each output channel of a kernel

@@ -83,7 +83,7 @@ def predict_frames(
         forward: the network; called with one shape only for all frames of a size, every axis a
             multiple of the total stride.
         frames: prepared frames.
-        tiling: see :class:`Tiling`.
+        tiling: see ``Tiling``.
 
     Returns:
         What ``forward`` gives for each voxel, on the frames' own grid.
@@ -110,10 +110,10 @@ def predict_blocks(
     """Evaluate the network tile by tile; never more than two batches of scores are held.
 
     Args:
-        forward: as in :func:`predict_frames`; it runs in a thread of its own, so that the next
+        forward: as in ``predict_frames``; it runs in a thread of its own, so that the next
             batch is evaluated while the caller works on the last.
         frames: prepared frames.
-        tiling: see :class:`Tiling`.
+        tiling: see ``Tiling``.
         margins: for each axis, voxels around each block that are given too.
 
     Yields:
@@ -212,11 +212,11 @@ def tile_grid(
 ) -> PatchGrid:
     """The whole frame, rounded up to the stride, or the tiles within the budget that cost least.
 
-    A tile is as long as the whole frame along an axis, or of the series of :func:`bucket_size`.
+    A tile is as long as the whole frame along an axis, or of the series of ``bucket_size``.
 
     Args:
         spatial: of a frame.
-        tiling: see :class:`Tiling`.
+        tiling: see ``Tiling``.
         margins: for each axis, voxels around what is kept of a tile that must be exact too.
 
     Raises:

@@ -3,7 +3,6 @@
 import re
 import shutil
 from html.parser import HTMLParser
-from importlib.resources import files
 from itertools import pairwise, product
 
 import pytest
@@ -86,10 +85,8 @@ def browser():
 
 
 @pytest.fixture
-def opened_page(browser, tmp_path):
+def opened_page(browser, serious_faults, tmp_path):
     """Opens a page on phone and desktop, in light and dark, and finds nothing wrong with it."""
-    pytest.importorskip("axe_playwright_python", reason="the extra browser is missing")
-    axe = files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8")
     path = tmp_path / "page.html"
 
     def open_it(html):
@@ -105,10 +102,7 @@ def opened_page(browser, tmp_path):
             page.on("pageerror", lambda error, wrong=wrong: wrong.append(str(error)))
             page.goto(path.as_uri())
             assert page.evaluate("document.documentElement.scrollWidth") <= width
-            page.evaluate(axe)
-            found = page.evaluate("axe.run()")["violations"]
-            serious = [fault for fault in found if fault["impact"] in ("serious", "critical")]
-            assert [(fault["id"], fault["nodes"][0]["html"]) for fault in serious] == []
+            assert serious_faults(page) == []
             assert wrong == []
         return page
 

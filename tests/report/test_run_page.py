@@ -148,3 +148,10 @@ def test_the_page_in_a_browser(parts, opened_page):
     assert shown.locator("path").count() == 4  # two classes, outlined twice
     scene.locator("input[type=checkbox]").check()
     assert shown.locator("path:visible").count() == 0
+
+
+def test_a_page_that_cannot_be_read_is_found(parts, opened_page):
+    html = run_page(parts[0], None, LABELS, *parts[1:])
+    assert "--soft: #545d68" in html
+    with pytest.raises(AssertionError, match="color-contrast"):
+        opened_page(html.replace("--soft: #545d68", "--soft: #cccccc"))

@@ -1,0 +1,276 @@
+"""Compiles the training step for devices that need not be there, and reads what the compiler knows.
+
+``python -m penn_jax.compilation`` is the process in which ``penn_jax.rehearse`` does this: which
+devices jax sees is settled when it starts, and a compiler that aborts takes its process with it.
+Its argument is a request; lines of JSON come out: the devices, each compilation, the answer.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from penn_jax.config import Config, from_json
+from penn_jax.model.network import Network, initialise
+from penn_jax.optim.parallel import compile_step
+from penn_jax.optim.sgd import build_optimiser
+from penn_jax.optim.step import build_step, create_state
+from penn_jax.roofline import PASSES, Collective
+from penn_jax.train import objective_builder
+
+_MOST_COMPILATIONS = 12
+_NOTCH = 16
+"""The largest batch is searched for to a sixteenth of itself."""
+
+_COLLECTIVE = re.compile(rf"= (?P<result>.+?) (?P<kind>{'|'.join(PASSES)})(?P<begun>-start)?\(")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_ARRAY = re.compile(r"\b(?:pred|bf|[fsu])(?P<bits>\d*)\w*\[(?P<sizes>[\d,]*)\]")
+
+
+class Largest(NamedTuple):
+    """Patches a device, as the search for the most of them ended."""
+
+    fits: int
+    """0 where not even one fits."""
+    refused: int | None
+    """The fewest that were found not to fit; None where the search was ended before."""
+    compilations: int
+
+
+def topology_devices(topology: str) -> Sequence[Any]:
+    """The devices of ``v5e:4x4`` and the like by libtpu; those of jax for ``cpu:8``."""
+    name, _, sides = topology.partition(":")
+    if name == "cpu":
+        return jax.devices("cpu")
+    from jax.experimental import topologies
+
+    first, second = (min(int(side), 2) for side in sides.split("x")[:2])
+    return topologies.get_topology_desc(
+        topology,
+        "tpu",
+        chips_per_host_bounds=(first, second, 1),
+        # The two cores of a v4 are one device; later chips are of themselves.
+        **({"chip_config_name": "megacore"} if name == "v4" else {}),
+    ).devices
+
+
+def lowered_step(
+    config: Config, channels: int, classes: int, batch: int, devices: Sequence[Any]
+) -> jax.stages.Lowered:
+    """The step of ``penn train``, traced from shapes alone; ``compile()`` is what takes long.
+
+    Args:
+        config: of the run.
+        channels: of a patch.
+        classes: of the labels, background included.
+        batch: global, a multiple of the devices.
+        devices: to compile for.
+    """
+    optimiser = build_optimiser(config.optim)
+    build = objective_builder(config, classes, jax.random.key(config.train.seed))
+    step = compile_step(
+        lambda axis: build_step(build(axis), optimiser, config.optim.average, axis), "jit", devices
+    ).step
+
+    def begin() -> Any:
+        network, dimensions = Network(config.model, classes), len(config.patches.size)
+        variables = initialise(network, jax.random.key(0), channels, dimensions)
+        return create_state(variables["params"], variables.get("batch_stats", {}), optimiser)
+
+    shape = (batch, *config.patches.size)
+    patches = {
+        "image": jax.ShapeDtypeStruct((*shape, channels), np.float32),
+        "label": jax.ShapeDtypeStruct(shape, np.uint8),
+        "index": jax.ShapeDtypeStruct((batch,), jax.dtypes.canonicalize_dtype(np.int64)),
+    }
+    progress = jax.ShapeDtypeStruct((), np.float32)
+    return step.lower(jax.eval_shape(begin), patches, progress)
+
+
+def cost(compiled: jax.stages.Compiled) -> dict[str, float]:
+    """``flops`` and ``bytes`` of one device and step, as the compiler counts them."""
+    counted = compiled.cost_analysis() or {}
+    return {"flops": counted["flops"], "bytes": counted["bytes accessed"]}
+
+
+def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Bytes of one device, as the compiler laid them out; ``total`` is what is held at once."""
+    found: Any = compiled.memory_analysis()
+    parts = {
+        "arguments": found.argument_size_in_bytes,
+        "temporaries": found.temp_size_in_bytes,
+        "output": found.output_size_in_bytes,
+        "reused": found.alias_size_in_bytes,
+        "program": found.generated_code_size_in_bytes,
+    }
+    return {**parts, "total": sum(parts.values()) - 2 * parts["reused"]}
+
+
+def collectives(program: str, devices: int) -> list[Collective]:
+    """The collectives in the text of a compiled program, one entry a kind.
+
+    Args:
+        program: ``Compiled.as_text()``.
+        devices: that take part.
+    """
+    found: dict[str, list[int]] = {}
+    for match in _COLLECTIVE.finditer(program):
+        kind, arrays = match["kind"], [_bytes(array) for array in _ARRAY.finditer(match["result"])]
+        if match["begun"] and kind != "all-reduce":
+            # Of these the begun operation returns its operands, its results and its own marks.
+            arrays = [max(arrays)]
+        factor = devices if kind == "reduce-scatter" else 1
+        found.setdefault(kind, []).append(sum(arrays) * factor)
+    return [Collective(kind, len(sizes), sum(sizes)) for kind, sizes in sorted(found.items())]
+
+
+def _bytes(array: re.Match[str]) -> int:
+    bits = int(array["bits"] or 8)
+    return math.prod(int(size) for size in array["sizes"].split(",") if size) * bits // 8
+
+
+def cycles(program: str) -> int | None:
+    """Cycles of one step in the compiler's own model of a TPU; None where the text has none.
+
+    Those of the entry's operations, loops once, of alternatives the longest.
+
+    Args:
+        program: ``Compiled.as_text()``.
+    """
+    counted: dict[str, int] = {}
+    computation = ""
+    for line in program.splitlines():
+        if line.endswith("{") and not line.startswith(" "):
+            computation = line.split(maxsplit=1)[0]
+        for count in _CYCLES.findall(line):
+            counted[computation] = counted.get(computation, 0) + int(count)
+    if "ENTRY" not in counted:
+        return None
+    choices = re.findall(r"branch_computations=\{(.+?)\}", program)
+    return counted["ENTRY"] + sum(
+        max(counted.get(name, 0) for name in names.split(", ")) for names in choices
+    )
+
+
+def largest_batch(needed: Callable[[int], int | None], capacity: int, start: int) -> Largest:
+    """The most patches a device can take, by compiling for a few numbers of them.
+
+    Memory is a fixed part and one that grows with the batch. So the second batch, as many times
+    the first as its memory fits, leaves room; the line through both tells the third; after that
+    the bracket between what fits and what does not is narrowed.
+
+    Args:
+        needed: bytes for so many patches; None where the compiler refuses them.
+        capacity: bytes of the device.
+        start: patches to begin with.
+    """
+    sizes: dict[int, int] = {}
+    refused: int | None = None
+    batch = start
+    for compilations in range(1, _MOST_COMPILATIONS + 1):
+        size = needed(batch)
+        if size is None or size > capacity:
+            refused = batch
+        else:
+            sizes[batch] = size
+        fits = max(sizes, default=0)
+        if refused is not None and refused - fits <= max(1, fits // _NOTCH):
+            return Largest(fits, refused, compilations)
+        batch = _next_batch(sizes, refused, capacity)
+    return Largest(max(sizes, default=0), refused, _MOST_COMPILATIONS)
+
+
+def _next_batch(sizes: Mapping[int, int], refused: int | None, capacity: int) -> int:
+    fits = max(sizes, default=0)
+    notch = max(1, fits // _NOTCH)
+    if len(sizes) < 2 and refused is not None:
+        return (fits + refused) // 2
+    if len(sizes) < 2:
+        return max(fits * capacity // sizes[fits], fits + notch)
+    (few, less), (many, more) = sorted(sizes.items())[-2:]
+    slope = max((more - less) / (many - few), 1.0)
+    guess = many + int((capacity - more) / slope)
+    if refused is None:
+        return max(guess, fits + notch)
+    return (fits + refused) // 2 if guess >= refused else max(guess, fits + notch)
+
+
+def rehearsed(request: Mapping[str, Any], tell: Callable[[Mapping[str, Any]], None]) -> Any:
+    """What a request of ``penn_jax.rehearse`` asks for, as plain JSON types."""
+    config = from_json(Config, request["config"])
+    devices = topology_devices(request["topology"])
+    tell({"devices": len(devices)})
+    refusal = ""
+
+    def compile_for(patches: int) -> jax.stages.Compiled | None:
+        nonlocal refusal
+        begun = time.perf_counter()
+        try:
+            compiled = lowered_step(
+                config,
+                request["channels"],
+                request["classes"],
+                patches * len(devices),
+                devices,
+            ).compile()
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            compiled, refusal = None, " ".join(str(error).split())
+        seconds = time.perf_counter() - begun
+        tell({"patches": patches, "seconds": seconds, "fits": compiled is not None})
+        return compiled
+
+    first = request["patches"]
+    compiled = compile_for(first)
+    answer: dict[str, Any] = {
+        "devices": len(devices),
+        "kind": devices[0].device_kind,
+        "versions": {name: _version(name) for name in ("jax", "jaxlib", "libtpu")},
+        "refusal": refusal,
+    }
+    if compiled is not None:
+        program = compiled.as_text() or ""
+        answer |= {
+            **cost(compiled),
+            "cycles": cycles(program),
+            "memory": memory(compiled),
+            "collectives": [each._asdict() for each in collectives(program, len(devices))],
+        }
+
+    def needed(patches: int) -> int | None:
+        found = compiled if patches == first else compile_for(patches)
+        return memory(found)["total"] if found is not None else None
+
+    capacity = request["capacity"]
+    answer["largest"] = largest_batch(needed, capacity, first)._asdict() if capacity else None
+    return answer
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def main() -> None:
+    """Answer one request."""
+
+    def tell(line: Mapping[str, Any]) -> None:
+        print(json.dumps(line), flush=True)
+
+    tell({"answer": rehearsed(json.loads(sys.argv[1]), tell)})
+
+
+if __name__ == "__main__":
+    main()
