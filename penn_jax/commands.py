@@ -106,7 +106,7 @@ def train_command(options: argparse.Namespace) -> Outcome | None:
         if not is_primary():
             return None
     page = None
-    if "dice" in result:
+    if "dice" in result and not options.quiet:
         from penn_jax.run_report import try_report
 
         page = try_report(options.out, options.data)

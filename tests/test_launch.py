@@ -76,7 +76,7 @@ def test_a_script_without_arguments_says_how_it_is_called(name):
 
 def test_the_readme_speaks_of_every_file_and_of_no_other():
     readme = (LAUNCH / "README.md").read_text(encoding="utf-8")
-    there = {path.name for path in LAUNCH.iterdir()} - {"README.md"}
+    there = {path.name for path in LAUNCH.iterdir() if path.is_file()} - {"README.md"}
     assert set(re.findall(r"\]\(([^)/]+)\)", readme)) == there
     for link in re.findall(r"\]\((\.\./[^)#]+)", readme):
         assert (LAUNCH / link).exists(), link

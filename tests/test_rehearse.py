@@ -91,14 +91,16 @@ def test_the_rehearsed_step_is_the_one_that_trains(monkeypatch, store, tmp_path)
     class Seen(Exception):
         pass
 
-    def spied(build, kind, *rest):
-        real = compile_step(build, kind, *rest)
+    def spied(*arguments, **options):
+        real = compile_step(*arguments, **options)
 
-        def step(*arguments):
-            texts.append(real.step.lower(*arguments).as_text())
-            raise Seen
+        class Step:
+            @staticmethod
+            def lower(*arguments):
+                texts.append(real.step.lower(*arguments).as_text())
+                raise Seen
 
-        return real._replace(step=step)
+        return real._replace(step=Step)
 
     monkeypatch.setattr(loop, "compile_step", spied)
     with pytest.raises(Seen):
