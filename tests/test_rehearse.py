@@ -251,6 +251,21 @@ def test_a_line_needs_few_compilations():
     assert largest_batch(lambda n: 100 + 7 * n, 10_000, 8) == (1414, 1502, 4)
 
 
+def test_a_compiler_that_recomputes_is_followed_to_where_it_gives_up():
+    # As libtpu did with configs/spine_t1.py on v5e:16x16, in round figures: 11 MB a patch, then
+    # ever the same 15 of 16 GB, up to 1,600 patches.
+    asked = []
+
+    def needed(patches):
+        asked.append(patches)
+        return min(80 + 11 * patches, 15_000) if patches <= 1600 else None
+
+    largest = largest_batch(needed, 16_000, 8)
+    assert 1500 <= largest.fits <= 1600 < largest.refused <= 1700
+    assert max(asked) < 3000
+    assert len(asked) <= 8
+
+
 @pytest.mark.parametrize(
     "name",
     ["v5e", "v5e:", "v5e:4", "v5e:4x4x4", "v5p:4x4", "v9:4x4", "cpu:0", "cpu:2x2", "v5e:0x4"],
