@@ -55,7 +55,7 @@ def test_every_command_can_end_with_one_json_object(folder, capfd, monkeypatch):
     assert {name for name in trained if name.startswith("pooled_")} <= {
         f"pooled_{name}" for name in METRICS
     }
-    assert Path(trained["report"]).is_file()
+    assert trained["report"] is None  # penn report draws it where train is quiet
     predicted = ended("predict", "run", "raw/imagesTs", "--out", "masks")
     assert all(Path(mask).is_file() for mask in predicted["masks"])
     assert len(json.loads(Path(predicted["predictions"]).read_text())["cases"]) == 1
