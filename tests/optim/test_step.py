@@ -15,7 +15,9 @@ from penn_jax.train import segmentation_objective
 CONFIG = Config(
     patches=PatchConfig(size=(16, 16)),
     model=ModelConfig(channels=(8, 8, 8), blocks=1, dropout=0.2, deep_supervision=True),
-    optim=OptimConfig(learning_rate=0.05, average=0.9),
+    # Equal to 3e-7 but where rounding decides on which side of its kink a ReLU is: that came once
+    # in six at a rate of 0.05, never in six at this one.
+    optim=OptimConfig(learning_rate=0.02, average=0.9),
     train=TrainConfig(batch_size=8),
 )
 KEY = jax.random.key(3)
