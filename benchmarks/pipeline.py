@@ -9,11 +9,11 @@ the training cases of one prepared store: half the patches centred on foreground
 scaling in one interpolation (linear, labels nearest), mirroring, and batches of equal size.
 Intensities are left alone: penn_jax changes them on the device.
 
-penn_jax is measured three times: the host cuts, out of the store's files, as ``penn train`` does;
-the host draws and XLA cuts on the same core, out of frames in memory; and the draws alone, which
-are all that is left to the host where an accelerator cuts (``penn_jax/cutting.py``).
-The rivals hold all cases in memory, as prepared, and MONAI an index of every foreground voxel. It
-keeps no record of what it did to an item (``set_track_meta(False)``) and copies no cached item.
+penn_jax is measured three times: as ``penn train`` runs it; the host draws and XLA cuts on the same
+core; and the draws alone, which are all that is left to the host where an accelerator cuts
+(``penn_jax/cutting.py``). All hold the cases in memory, as prepared; MONAI also an index of every
+foreground voxel. It keeps no record of what it did to an item (``set_track_meta(False)``) and copies
+no cached item.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import grain
 import numpy as np
 
 from penn_jax.config import PatchConfig
+from penn_jax.data.held import HeldFrames, held_bytes
 from penn_jax.data.patches import cut_patch, draw_patch
 from penn_jax.data.store import Store
 from penn_jax.types import Batch
@@ -25,6 +26,8 @@ from penn_jax.types import Batch
 # Grain shuffles small sources slowly (about 30 ms / n an item), so the cases are repeated.
 _LEAST_RECORDS = 4096
 _BUFFERED_BATCHES = 4
+_HELD_BYTES = 512 << 20
+"""Cases that take no more are held in memory; of others each patch is read for itself."""
 _REMOTE_THREADS = 4
 """Where each read waits for the network. More would slow each other once all has been read."""
 
@@ -58,8 +61,16 @@ class _CaseNumbers:
 class _DrawAndCut(grain.transforms.RandomMap):
     """From (sample index, case number) to a patch, or only to where it lies."""
 
-    def __init__(self, store: Store, cases: Sequence[str], config: PatchConfig, cut: bool):
+    def __init__(
+        self,
+        store: Store,
+        reader: Store | HeldFrames,
+        cases: Sequence[str],
+        config: PatchConfig,
+        cut: bool,
+    ):
         self._store = store
+        self._reader = reader
         self._cases = tuple(cases)
         self._config = config
         self._cut = cut
@@ -73,7 +84,7 @@ class _DrawAndCut(grain.transforms.RandomMap):
         draw = draw_patch(
             rng,
             frames_shape,
-            (lambda: self._store.foreground(case)) if labelled else dict,
+            (lambda: self._reader.foreground(case)) if labelled else dict,
             self._config,
             self._store.manifest["spacing"],
         )
@@ -84,7 +95,7 @@ class _DrawAndCut(grain.transforms.RandomMap):
         if not self._cut:
             return sample
         image, label = cut_patch(
-            self._store, case, frames_shape, draw, self._config, labelled=labelled
+            self._reader, case, frames_shape, draw, self._config, labelled=labelled
         )
         return {"image": image, "label": label, **sample}
 
@@ -128,13 +139,15 @@ def stream(
     if batch_size % hosts:
         raise ValueError(f"batch of {batch_size} cannot be shared evenly by {hosts} hosts")
     share = batch_size // hosts
+    fits = held_bytes(store, cases) * max(workers, 1) <= _HELD_BYTES
+    reader = HeldFrames(store) if fits else store
     samples: Any = (
         grain.MapDataset.source(_CaseNumbers(len(cases)))
         .seed(seed)
         .shuffle()
         .repeat()
         .map_with_index(lambda index, number: (index, number))
-        .random_map(_DrawAndCut(store, cases, config, cut))
+        .random_map(_DrawAndCut(store, reader, cases, config, cut))
     )
     batches = samples[host::hosts][first_batch * share :].batch(share, drop_remainder=True)
     threads = _REMOTE_THREADS if store.is_remote else 1
