@@ -12,8 +12,8 @@ Intensities are left alone: penn_jax changes them on the device.
 penn_jax is measured three times: as ``penn train`` runs it; the host draws and XLA cuts on the same
 core; and the draws alone, which are all that is left to the host where an accelerator cuts
 (``penn_jax/cutting.py``). All hold the cases in memory, as prepared; MONAI also an index of every
-foreground voxel. It keeps no record of what it did to an item (``set_track_meta(False)``) and copies
-no cached item.
+foreground voxel. It keeps no record of what it did to an item (``set_track_meta(False)``) and
+copies no cached item.
 """
 
 from __future__ import annotations

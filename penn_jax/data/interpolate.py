@@ -1,17 +1,21 @@
-"""Linear and nearest sampling of frames under an affine map, compiled by Numba.
+"""Sampling frames and labels under an affine map, compiled by Numba.
 
 SciPy's ``affine_transform`` does the same for one channel at a time and computes the places of the
 voxels anew for each; NumPy writes every intermediate value to memory. Both take several times as
 long (``benchmarks/pipeline.py``), and a training step has only so long to wait for its patches.
 
-A row of the result is done in two passes, first where its voxels lie and then what lies there:
-the first then runs on several voxels at once. Two axes are three of which the first has length one.
+A row of a patch is done in passes, first where its voxels lie and then what lies there: the first
+then runs on several voxels at once. Two axes are three of which the first has length one.
+
+Frames are copied before they are sampled, each with its last voxels once more at the far ends, so
+that every voxel has a next one. Read in order a frame also comes out of memory at once and is then
+in the cache, where a rotated walk through memory would wait at every step: that halves the time.
+
 Where the tests check types at run time Numba must be given the functions as they stand here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import no_type_check
 
 import numpy as np
@@ -21,149 +25,128 @@ from numba import njit
 from penn_jax.types import IGNORE_LABEL
 
 
-def sample_linear(
+def sample(
     frames: Float32[np.ndarray, "F *box C"],
     chosen: Int[np.ndarray, " chosen"],
+    labels: UInt8[np.ndarray, "*box"] | None,
     matrix: Float64[np.ndarray, "n n"],
     origin: Float64[np.ndarray, " n"],
-    size: Sequence[int],
-) -> Float32[np.ndarray, "*size M"]:
-    """Linear interpolation at ``origin + matrix @ o`` for every voxel o of ``size``.
+    image: Float32[np.ndarray, "*size M"],
+    label: UInt8[np.ndarray, "*size"],
+) -> None:
+    """Sample frames linearly and labels nearest at ``origin + matrix @ o``, o a voxel of a patch.
 
-    Outside, a frame continues with its edge.
+    Outside, a frame continues with its edge, and the label is 255.
 
     Args:
         frames: of one case, two or three spatial axes and the channels.
-        chosen: numbers of the frames to sample, all at the same places.
-        matrix: from a step in the result to a step in a frame.
+        chosen: numbers of the frames to sample.
+        labels: of one of them; without, the label is 255 everywhere.
+        matrix: from a step in the patch to a step in a frame.
         origin: the first voxel's place.
-        size: of the result.
-
-    Returns:
-        The channels of the chosen frames, frame by frame: M = C · len(chosen).
+        image: is written, in one piece of memory: the channels of the chosen frames,
+            frame by frame; M = C · len(chosen).
+        label: is written.
     """
-    more = (1,) * (3 - len(size))
-    volumes = np.ascontiguousarray(frames).reshape(len(frames), *more, *frames.shape[1:])
-    sampled = np.empty((*more, *size, len(chosen) * frames.shape[-1]), np.float32)
-    _linear(volumes, chosen, *_in_three_axes(matrix, origin), sampled)
-    return sampled.reshape(*size, -1)
+    axes = len(origin)
+    box = frames.shape[1:-1]
+    in_three = np.zeros((3, 3)), np.zeros(3), np.zeros(3)
+    rotation, start, last = (array[..., -axes:] for array in in_three)
+    rotation[-axes:], start[:], last[:] = matrix, origin, np.subtract(box, 1)
+
+    edged = _with_far_ends(frames, axes)
+    if axes == 2:
+        edged, image = edged[:, None], image[None]
+    _linear(edged, chosen, *in_three, image)
+    if labels is None:
+        label[...] = IGNORE_LABEL
+        return
+    labels = labels.copy()
+    if axes == 2:
+        labels, label = labels[None], label[None]
+    _nearest(labels, *in_three, label)
 
 
-def sample_nearest(
-    labels: UInt8[np.ndarray, "*box"],
-    matrix: Float64[np.ndarray, "n n"],
-    origin: Float64[np.ndarray, " n"],
-    size: Sequence[int],
-) -> UInt8[np.ndarray, "*size"]:
-    """The label nearest to ``origin + matrix @ o`` for every voxel o of ``size``; 255 outside."""
-    more = (1,) * (3 - len(size))
-    volume = np.ascontiguousarray(labels).reshape(*more, *labels.shape)
-    sampled = np.empty((*more, *size), np.uint8)
-    _nearest(volume, *_in_three_axes(matrix, origin), sampled)
-    return sampled.reshape(size)
-
-
-def _in_three_axes(
-    matrix: Float64[np.ndarray, "n n"], origin: Float64[np.ndarray, " n"]
-) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "3"]]:
-    missing = 3 - len(origin)
-    whole, start = np.eye(3), np.zeros(3)
-    whole[missing:, missing:], start[missing:] = matrix, origin
-    return whole, start
+def _with_far_ends(
+    frames: Float32[np.ndarray, "F *box C"], axes: int
+) -> Float32[np.ndarray, "F *edged C"]:
+    number, *box, channels = frames.shape
+    edged = np.empty((number, *(length + 1 for length in box), channels), np.float32)
+    edged[(slice(None), *(slice(0, length) for length in box))] = frames
+    for axis in range(1, axes + 1):
+        along = (slice(None),) * axis
+        edged[(*along, -1)] = edged[(*along, -2)]
+    return edged
 
 
 @njit(nogil=True)
 @no_type_check
-def _linear(volumes, chosen, matrix, origin, sampled):
+def _linear(volumes, chosen, matrix, origin, last, image):
     planes, rows, columns, channels = volumes.shape[1:]
-    flat = volumes.reshape(-1)
-    # From a voxel to the next along each axis. An axis of length one has none; its weight is zero.
-    behind = rows * columns * channels if planes > 1 else 0
-    below = columns * channels if rows > 1 else 0
-    beside = channels if columns > 1 else 0
-
-    width = sampled.shape[2]
-    first = np.empty(width, np.uintp)
+    values = volumes.reshape(-1)
+    width = image.shape[2]
+    # Unsigned, or each index would be looked at for a count from the end.
+    beside, below = np.uintp(channels), np.uintp(columns * channels)
+    behind = np.uintp(rows * columns * channels)
+    voxel = np.empty(width, np.uintp)
     weights = np.empty((3, width), np.float32)
-    for p in range(sampled.shape[0]):
-        for r in range(sampled.shape[1]):
+    for p in range(image.shape[0]):
+        for r in range(image.shape[1]):
+            first_z = origin[0] + (matrix[0, 0] * p + matrix[0, 1] * r)
+            first_y = origin[1] + (matrix[1, 0] * p + matrix[1, 1] * r)
+            first_x = origin[2] + (matrix[2, 0] * p + matrix[2, 1] * r)
             for c in range(width):
-                z = _within(_place(matrix, origin, 0, p, r, c), planes)
-                y = _within(_place(matrix, origin, 1, p, r, c), rows)
-                x = _within(_place(matrix, origin, 2, p, r, c), columns)
-                # The last interval takes its own end, so that both neighbours are there.
-                plane = min(int(z), max(planes - 2, 0))
-                row = min(int(y), max(rows - 2, 0))
-                column = min(int(x), max(columns - 2, 0))
-                first[c] = ((plane * rows + row) * columns + column) * channels
+                z = min(max(first_z + matrix[0, 2] * c, 0.0), last[0])
+                y = min(max(first_y + matrix[1, 2] * c, 0.0), last[1])
+                x = min(max(first_x + matrix[2, 2] * c, 0.0), last[2])
+                plane, row, column = np.int32(z), np.int32(y), np.int32(x)
+                voxel[c] = ((plane * rows + row) * columns + column) * channels
                 weights[0, c] = z - plane
                 weights[1, c] = y - row
                 weights[2, c] = x - column
             for k in range(len(chosen)):
-                start = np.uintp(chosen[k] * planes * rows * columns * channels)
                 for m in range(channels):
+                    start = np.uintp(chosen[k] * planes * rows * columns * channels + m)
                     for c in range(width):
-                        at = start + first[c] + np.uintp(m)
-                        value = _in_plane(flat, at, below, beside, weights[1, c], weights[2, c])
+                        at = start + voxel[c]
+                        down, across = weights[1, c], weights[2, c]
+                        value = _in_plane(values, at, beside, below, down, across)
                         if planes > 1:
-                            other = _in_plane(
-                                flat,
-                                at + np.uintp(behind),
-                                below,
-                                beside,
-                                weights[1, c],
-                                weights[2, c],
-                            )
-                            value = _between(value, other, weights[0, c])
-                        sampled[p, r, c, k * channels + m] = value
+                            other = _in_plane(values, at + behind, beside, below, down, across)
+                            value += (other - value) * weights[0, c]
+                        image[p, r, c, k * channels + m] = value
+
+
+@njit
+@no_type_check
+def _in_plane(values, at, beside, below, down, across):
+    # One voxel exactly where both weights are zero: a shift or a flip changes none.
+    upper = values[at] + (values[at + beside] - values[at]) * across
+    under = at + below
+    lower = values[under] + (values[under + beside] - values[under]) * across
+    return upper + (lower - upper) * down
 
 
 @njit(nogil=True)
 @no_type_check
-def _nearest(volume, matrix, origin, sampled):
-    planes, rows, columns = volume.shape
-    flat = volume.reshape(-1)
-    width = sampled.shape[2]
+def _nearest(labels, matrix, origin, last, label):
+    _, rows, columns = labels.shape
+    values = labels.reshape(-1)
+    width = label.shape[2]
     voxel = np.empty(width, np.intp)
-    for p in range(sampled.shape[0]):
-        for r in range(sampled.shape[1]):
+    for p in range(label.shape[0]):
+        for r in range(label.shape[1]):
+            first_z = origin[0] + (matrix[0, 0] * p + matrix[0, 1] * r)
+            first_y = origin[1] + (matrix[1, 0] * p + matrix[1, 1] * r)
+            first_x = origin[2] + (matrix[2, 0] * p + matrix[2, 1] * r)
             for c in range(width):
-                z = _place(matrix, origin, 0, p, r, c)
-                y = _place(matrix, origin, 1, p, r, c)
-                x = _place(matrix, origin, 2, p, r, c)
-                inside = _within(z, planes) == z and _within(y, rows) == y
-                inside = inside and _within(x, columns) == x
-                index = (int(np.rint(z)) * rows + int(np.rint(y))) * columns + int(np.rint(x))
-                voxel[c] = index if inside else -1
+                z = first_z + matrix[0, 2] * c
+                y = first_y + matrix[1, 2] * c
+                x = first_x + matrix[2, 2] * c
+                # Without branches, so that several voxels are done at once.
+                inside = (min(max(z, 0.0), last[0]) == z) & (min(max(y, 0.0), last[1]) == y)
+                inside = inside & (min(max(x, 0.0), last[2]) == x)
+                plane, row, column = int(np.rint(z)), int(np.rint(y)), int(np.rint(x))
+                voxel[c] = (plane * rows + row) * columns + column if inside else -1
             for c in range(width):
-                sampled[p, r, c] = flat[np.uintp(voxel[c])] if voxel[c] >= 0 else IGNORE_LABEL
-
-
-@njit
-@no_type_check
-def _place(matrix, origin, axis, p, r, c):
-    """Where voxel (p, r, c) of the result lies along an axis of the volume."""
-    return origin[axis] + (matrix[axis, 0] * p + matrix[axis, 1] * r + matrix[axis, 2] * c)
-
-
-@njit
-@no_type_check
-def _within(place, length):
-    return min(max(place, 0.0), length - 1.0)
-
-
-@njit
-@no_type_check
-def _between(one, other, weight):
-    # Exactly ``one`` and ``other`` at the weights 0 and 1: a shift or a flip changes no voxel.
-    return one * (1 - weight) + other * weight
-
-
-@njit
-@no_type_check
-def _in_plane(flat, at, below, beside, down, across):
-    # Unsigned, or each index would first be looked at for a count from the end.
-    under = at + np.uintp(below)
-    upper = _between(flat[at], flat[at + np.uintp(beside)], across)
-    lower = _between(flat[under], flat[under + np.uintp(beside)], across)
-    return _between(upper, lower, down)
+                label[p, r, c] = values[np.uintp(voxel[c])] if voxel[c] >= 0 else IGNORE_LABEL

@@ -19,7 +19,7 @@ import numpy as np
 
 from penn_jax.config import PatchConfig
 from penn_jax.data.held import HeldFrames, held_bytes
-from penn_jax.data.patches import cut_patch, draw_patch
+from penn_jax.data.patches import PatchDraw, cut_patch, draw_patch
 from penn_jax.data.store import Store
 from penn_jax.types import Batch
 
@@ -30,6 +30,9 @@ _HELD_BYTES = 512 << 20
 """Cases that take no more are held in memory; of others each patch is read for itself."""
 _REMOTE_THREADS = 4
 """Where each read waits for the network. More would slow each other once all has been read."""
+
+
+Reader = Store | HeldFrames
 
 
 @runtime_checkable
@@ -58,46 +61,63 @@ class _CaseNumbers:
         return f"_CaseNumbers({self._cases})"
 
 
-class _DrawAndCut(grain.transforms.RandomMap):
-    """From (sample index, case number) to a patch, or only to where it lies."""
+class _Draw(grain.transforms.RandomMap):
+    """From the number of a case to where a patch of it lies."""
 
-    def __init__(
-        self,
-        store: Store,
-        reader: Store | HeldFrames,
-        cases: Sequence[str],
-        config: PatchConfig,
-        cut: bool,
-    ):
-        self._store = store
-        self._reader = reader
-        self._cases = tuple(cases)
-        self._config = config
-        self._cut = cut
+    def __init__(self, store: Store, reader: Reader, cases: Sequence[str], config: PatchConfig):
+        self._store, self._reader = store, reader
+        self._cases, self._config = tuple(cases), config
 
-    def random_map(self, element: tuple[int, int], rng: np.random.Generator) -> dict[str, Any]:
-        index, number = element
-        case = self._cases[number]
+    def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        case = self._cases[element]
         record = self._store.manifest["cases"][case]
-        labelled = bool(record["labelled"])
-        frames_shape = tuple(record["frames_shape"][:-1])
         draw = draw_patch(
             rng,
-            frames_shape,
-            (lambda: self._reader.foreground(case)) if labelled else dict,
+            record["frames_shape"][:-1],
+            (lambda: self._reader.foreground(case)) if record["labelled"] else dict,
             self._config,
             self._store.manifest["spacing"],
         )
-        sample = {
-            "index": np.int64(index),
-            "place": np.concatenate([[number], draw.coordinates()]),
-        }
-        if not self._cut:
-            return sample
-        image, label = cut_patch(
-            self._reader, case, frames_shape, draw, self._config, labelled=labelled
-        )
-        return {"image": image, "label": label, **sample}
+        return {"place": np.array([element, *draw.coordinates()])}
+
+
+class _Number(grain.transforms.MapWithIndex):
+    """Adds to a host's batches the numbers that their samples have in the whole stream."""
+
+    def __init__(self, share: int, first: int, host: int, hosts: int):
+        self._share, self._first, self._host, self._hosts = share, first, host, hosts
+
+    def map_with_index(self, index: int, element: dict[str, Any]) -> dict[str, Any]:
+        of_host = self._first + index * self._share + np.arange(self._share)
+        return {"index": self._host + self._hosts * of_host, **element}
+
+
+class _Cut(grain.transforms.Map):
+    """From a batch of places to their patches, all cut into the arrays of the batch."""
+
+    def __init__(self, store: Store, reader: Reader, cases: Sequence[str], config: PatchConfig):
+        self._store, self._reader = store, reader
+        self._cases, self._config = tuple(cases), config
+
+    def map(self, element: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        places, size = element["place"], self._config.size
+        records = self._store.manifest["cases"]
+        channels = records[self._cases[0]]["frames_shape"][-1] * (1 + 2 * self._config.neighbours)
+        image = np.empty((len(places), *size, channels), np.float32)
+        label = np.empty((len(places), *size), np.uint8)
+        for number, place in enumerate(places):
+            case = self._cases[int(place[0])]
+            cut_patch(
+                self._reader,
+                case,
+                records[case]["frames_shape"][:-1],
+                PatchDraw.at(place[1:], len(size)),
+                self._config,
+                image[number],
+                label[number],
+                labelled=records[case]["labelled"],
+            )
+        return {"image": image, "label": label, **element}
 
 
 def stream(
@@ -146,10 +166,13 @@ def stream(
         .seed(seed)
         .shuffle()
         .repeat()
-        .map_with_index(lambda index, number: (index, number))
-        .random_map(_DrawAndCut(store, reader, cases, config, cut))
+        .random_map(_Draw(store, reader, cases, config))
     )
-    batches = samples[host::hosts][first_batch * share :].batch(share, drop_remainder=True)
+    first = first_batch * share
+    batches = samples[host::hosts][first:].batch(share, drop_remainder=True)
+    batches = batches.map_with_index(_Number(share, first, host, hosts))
+    if cut:
+        batches = batches.map(_Cut(store, reader, cases, config))
     threads = _REMOTE_THREADS if store.is_remote else 1
     buffered = max(_BUFFERED_BATCHES, threads)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)

@@ -18,7 +18,6 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int32, Shaped, UInt8
 
 from penn_jax.config import PatchConfig
-from penn_jax.types import IGNORE_LABEL
 
 
 class PatchDraw(NamedTuple):
@@ -33,15 +32,18 @@ class PatchDraw(NamedTuple):
 
     def coordinates(self) -> Float64[np.ndarray, " m"]:
         """All that the patch depends on, as one vector, for logs and hashes."""
-        return np.concatenate([[self.frame], self.centre, self.matrix.ravel()])
+        return np.array([self.frame, *self.centre, *self.matrix.flat])
+
+    @classmethod
+    def at(cls, coordinates: Float64[np.ndarray, " m"], axes: int) -> PatchDraw:
+        """The draw that has these coordinates."""
+        end = 1 + axes
+        return cls(int(coordinates[0]), coordinates[1:end], coordinates[end:].reshape(axes, axes))
 
 
 @runtime_checkable
 class FrameReader(Protocol):
-    """Random access to the frames of a case; ``box`` is a slice for each axis, frames first.
-
-    ``foreground`` gives the voxels (frame, *position) of each class.
-    """
+    """Random access to the frames of a case; ``box`` is a slice for each axis, frames first."""
 
     def image(self, case: str, box: tuple[slice, ...]) -> Float32[np.ndarray, "F *box C"]: ...
 
@@ -72,24 +74,19 @@ def draw_patch(
     axes = len(spatial)
     matrix = _draw_matrix(generator, axes, config, spacing or (1.0,) * axes)
     frame = int(generator.integers(frames))
-    start = generator.random(axes) * (_room(spatial, config.size) + 1)
+    size = np.array(config.size)
+    room = np.subtract(spatial, size)
+    last = np.maximum(room, 0)
+    start = generator.random(axes) * (last + 1)
     if generator.random() < config.foreground_fraction:
         voxels = foreground()
         if voxels:
             of_class = voxels[sorted(voxels)[generator.integers(len(voxels))]]
             frame, *position = (int(i) for i in of_class[generator.integers(len(of_class))])
-            start = np.clip(
-                np.array(position) - np.array(config.size) // 2, 0, _room(spatial, config.size)
-            )
-    room = np.subtract(spatial, config.size)
+            start = np.minimum(np.maximum(np.array(position) - size // 2, 0), last)
     # A frame smaller than the patch lies in the patch's middle.
-    start = np.where(room < 0, np.floor(room / 2), np.floor(start))
-    return PatchDraw(frame, start + (np.array(config.size) - 1) / 2, matrix)
-
-
-def _room(spatial: Sequence[int], size: Sequence[int]) -> Float64[np.ndarray, " n"]:
-    """Largest start of a patch that lies inside the frame; 0 where it does not fit."""
-    return np.maximum(np.subtract(spatial, size), 0).astype(np.float64)
+    start = np.floor(np.where(room < 0, room / 2, start))
+    return PatchDraw(frame, start + (size - 1) / 2, matrix)
 
 
 def _draw_matrix(
@@ -105,9 +102,9 @@ def _draw_matrix(
         [math.cos(angle), -math.sin(angle)],
         [math.sin(angle), math.cos(angle)],
     ]
-    in_voxels = rotation * np.array(spacing)[None, :] / np.array(spacing)[:, None]
+    mm = np.array(spacing)
     # A magnification s shows a 1/s-wide part of the frame.
-    return in_voxels @ np.diag(np.where(mirrored, -1.0, 1.0) / (common * single))
+    return rotation * mm / mm[:, None] * (np.where(mirrored, -1.0, 1.0) / (common * single))
 
 
 def cut_patch(
@@ -116,8 +113,10 @@ def cut_patch(
     frames_shape: Sequence[int],
     draw: PatchDraw,
     config: PatchConfig,
+    image: Float32[np.ndarray, "*size M"],
+    label: UInt8[np.ndarray, "*size"],
     labelled: bool = True,
-) -> tuple[Float32[np.ndarray, "*size C"], UInt8[np.ndarray, "*size"]]:
+) -> None:
     """Cut a drawn patch straight out of the frames: one linear interpolation, labels nearest.
 
     Beyond the frame the image continues with its edge and the label is 255 (ignored). With
@@ -130,35 +129,31 @@ def cut_patch(
         frames_shape: (F, *spatial).
         draw: from :func:`draw_patch`.
         config: patch size and neighbours.
+        image: is written, M = C · (2 · neighbours + 1).
+        label: is written.
         labelled: whether the case has labels; without, every label is 255.
-
-    Returns:
-        image (*size, C · (2 · neighbours + 1)) and label (*size).
     """
-    from penn_jax.data.interpolate import sample_linear, sample_nearest  # Numba: 0.2 s
+    from penn_jax.data.interpolate import sample  # Numba takes 0.2 s, and prediction none of it
 
     frames, *spatial = frames_shape
-    size = np.array(config.size)
-    low, high = np.zeros(len(spatial), int), np.array(spatial)
-    if len(spatial) == 3:  # a frame of two axes lies in one piece, and is cut as it is
-        half = np.abs(draw.matrix) @ ((size - 1) / 2)
-        low = np.clip(np.floor(draw.centre - half), 0, high - 1).astype(int)
-        high = np.clip(np.ceil(draw.centre + half) + 1, low + 1, high).astype(int)
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    origin = draw.centre - draw.matrix @ ((size - 1) / 2) - low
+    middle = (np.array(config.size) - 1) / 2
+    half = np.abs(draw.matrix) @ middle
+    box, low = [], []
+    for centre, reach, length in zip(draw.centre, half, spatial, strict=True):
+        start = min(max(math.floor(centre - reach), 0), length - 1)
+        stop = min(max(math.ceil(centre + reach) + 1, start + 1), length)
+        box.append(slice(start, stop))
+        low.append(start)
+    origin = draw.centre - draw.matrix @ middle - low
 
     # Slice by slice the channels: the order in which prediction stacks them too.
-    wanted = np.clip(
-        np.arange(draw.frame - config.neighbours, draw.frame + config.neighbours + 1), 0, frames - 1
-    )
+    beside = range(draw.frame - config.neighbours, draw.frame + config.neighbours + 1)
+    wanted = np.array([min(max(frame, 0), frames - 1) for frame in beside])
     slab = reader.image(case, (slice(wanted[0], wanted[-1] + 1), *box))
-    image = sample_linear(slab, wanted - wanted[0], draw.matrix, origin, config.size)
+    labels = None
     if labelled:
         labels = reader.labels(case, (slice(draw.frame, draw.frame + 1), *box))[0]
-        label = sample_nearest(labels, draw.matrix, origin, config.size)
-    else:
-        label = np.full(config.size, IGNORE_LABEL, np.uint8)
-    return image, label
+    sample(slab, wanted - wanted[0], labels, draw.matrix, origin, image, label)
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from penn_jax.config import PatchConfig
-from penn_jax.data.patches import (
-    PatchDraw,
-    cut_patch,
-    draw_patch,
-    extract,
-    patch_grid,
-    restore,
-)
+from penn_jax.data import patches
+from penn_jax.data.patches import PatchDraw, draw_patch, extract, patch_grid, restore
 from penn_jax.types import IGNORE_LABEL
 
 STRAIGHT = {"rotation_degrees": 0.0, "scaling": 1.0}
@@ -36,6 +30,15 @@ class Arrays:
         return self._labels[box]
 
 
+def cut_patch(image, labels, draw, config, labelled=True):
+    channels = image.shape[-1] * (1 + 2 * config.neighbours)
+    patch = np.empty((*config.size, channels), np.float32)
+    label = np.empty(config.size, np.uint8)
+    shape, reader = image.shape[:-1], Arrays(image, labels)
+    patches.cut_patch(reader, "case", shape, draw, config, patch, label, labelled=labelled)
+    return patch, label
+
+
 @st.composite
 def grids(draw):
     axes = draw(st.sampled_from([2, 3]))
@@ -51,9 +54,9 @@ def test_restore_is_the_exact_inverse_of_extract(geometry, seed, channels):
     shape, size, overlap, multiple = geometry
     x = np.random.default_rng(seed).normal(size=(*shape, 2) if channels else shape)
     grid = patch_grid(shape, size, overlap, multiple)
-    patches = extract(x, grid)
-    assert patches.shape == (len(grid), *size, *x.shape[len(shape) :])
-    restored = restore(patches, grid)
+    parts = extract(x, grid)
+    assert parts.shape == (len(grid), *size, *x.shape[len(shape) :])
+    restored = restore(parts, grid)
     assert restored.dtype == x.dtype
     np.testing.assert_array_equal(restored, x)
 
@@ -95,7 +98,7 @@ def test_straight_patch_shows_the_frame_itself(seed, shape):
     axes = len(shape) - 1
     config = PatchConfig(size=(16, 24, 8)[:axes], foreground_fraction=0.0, **STRAIGHT)
     draw = draw_patch(np.random.default_rng(seed), shape, dict, config)
-    patch, label = cut_patch(Arrays(image, labels), "case", shape, draw, config)
+    patch, label = cut_patch(image, labels, draw, config)
     start = np.round(draw.centre - (np.array(config.size) - 1) / 2).astype(int)
     padding = [(size, size) for size in config.size]
     wanted = tuple(slice(a + s, a + 2 * s) for a, s in zip(start, config.size, strict=True))
@@ -118,7 +121,7 @@ def test_bent_patch_is_scipys_interpolation_of_the_whole_frame(seed):
         size=(20, 20), neighbours=1, rotation_degrees=40.0, scaling=1.5, stretch=1.2, flip=True
     )
     draw = draw_patch(np.random.default_rng(seed), labels.shape, dict, config)
-    patch, label = cut_patch(Arrays(image, labels), "case", labels.shape, draw, config)
+    patch, label = cut_patch(image, labels, draw, config)
     # Independently: coordinates of every voxel, and map_coordinates on the whole frame.
     o = np.stack(np.meshgrid(np.arange(20), np.arange(20), indexing="ij")) - 9.5
     where = np.einsum("ij,jkl->ikl", draw.matrix, o) + draw.centre[:, None, None]
@@ -167,9 +170,7 @@ def test_a_case_without_foreground_or_labels_still_gives_patches():
     image, labels = _case()
     config = PatchConfig(size=(8, 8), foreground_fraction=1.0)
     draw = draw_patch(np.random.default_rng(0), labels.shape, dict, config)
-    patch, label = cut_patch(
-        Arrays(image, None), "case", labels.shape, draw, config, labelled=False
-    )
+    patch, label = cut_patch(image, None, draw, config, labelled=False)
     assert np.isfinite(patch).all()
     assert (label == IGNORE_LABEL).all()
 
@@ -179,8 +180,18 @@ def test_neighbours_repeat_at_the_first_and_last_slice():
     config = PatchConfig(size=(40, 50), neighbours=2, foreground_fraction=0.0, **STRAIGHT)
     for frame, expected in ((0, [0, 0, 0, 1, 2]), (3, [1, 2, 3, 4, 4]), (4, [2, 3, 4, 4, 4])):
         draw = PatchDraw(frame, np.array([19.5, 24.5]), np.eye(2))
-        patch, _ = cut_patch(Arrays(image, labels), "case", labels.shape, draw, config)
+        patch, _ = cut_patch(image, labels, draw, config)
         np.testing.assert_array_equal(patch, np.concatenate([image[i] for i in expected], axis=-1))
+
+
+def test_a_draw_is_all_in_its_coordinates():
+    for shape in ((3, 64, 64), (1, 32, 32, 32)):
+        config = PatchConfig(size=(16,) * (len(shape) - 1))
+        draw = draw_patch(np.random.default_rng(7), shape, dict, config)
+        again = PatchDraw.at(draw.coordinates(), len(shape) - 1)
+        assert again.frame == draw.frame
+        np.testing.assert_array_equal(again.centre, draw.centre)
+        np.testing.assert_array_equal(again.matrix, draw.matrix)
 
 
 def test_draws_do_not_depend_on_other_options():
