@@ -35,8 +35,9 @@ from side_by_side import Served, add_data_options, chosen_data, described
 from penn_jax.config import PatchConfig, PhotometryConfig
 from penn_jax.data.store import Store
 
-WARM_UP_BATCHES = 10
-"""Untimed before each measurement: more than were cut ahead while others had their turn."""
+WARM_UP_SECONDS = 3.0
+"""Untimed before each measurement: more than was cut ahead while others had their turn, and enough
+that penn_jax, which reads a case when it is first drawn, has all in memory."""
 PATCHES_OF_A_VISIT = 16
 """That TorchIO's sampler draws of a case at once, as its queue does to save preparing it anew."""
 
@@ -118,7 +119,8 @@ PROGRAMS = {
 
 def rate(sizes: Iterator[int], seconds: float) -> float:
     """Patches a second of processor time, once warm; ``sizes`` of the batches, as they come."""
-    for _ in range(WARM_UP_BATCHES):
+    start = time.process_time()
+    while time.process_time() - start < WARM_UP_SECONDS:
         next(sizes)
     patches, start = 0, time.process_time()
     while (taken := time.process_time() - start) < seconds:

@@ -22,6 +22,7 @@ CONFINED = {
         *("export/penn_torch.py", "export/penn_monai.py"),
     },
     "grain": {"data/loader.py"},
+    "numba": {"data/interpolate.py"},
     "tensorstore": {"data/store.py", "data/remote.py"},
     "orbax": {"optim/checkpoint.py"},
     "tyro": {"config_file.py"},

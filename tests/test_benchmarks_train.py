@@ -181,7 +181,8 @@ def test_the_rival_runs(job, monkeypatch, capsys):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", pipeline.PROGRAMS)
-def test_every_loader_runs(job, name):
+def test_every_loader_runs(job, name, monkeypatch):
+    monkeypatch.setattr(pipeline, "WARM_UP_SECONDS", 0.02)
     if name == "TorchIO":
         pytest.importorskip("torchio")
     config = job.config

@@ -1,10 +1,10 @@
-"""Cases held in memory: a patch of a frame that lies there costs less to cut than one to read."""
+"""Cases held in memory, where a patch costs less to cut than to read from the store."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
@@ -28,14 +28,15 @@ def held_bytes(store: Store, cases: Iterable[str]) -> int:
 class HeldFrames:
     """The frames of a store, each case read whole when it is first asked for, and kept.
 
-    Reads like the store itself, and fails as it does; the arrays are shared with later callers and
-    therefore read-only. Sent to another process it begins anew.
+    Takes the store's place where it is read box by box; boxes must lie in the case. The arrays are
+    shared with later callers and therefore read-only. Sent to another process it begins anew.
     """
 
     def __init__(self, store: Store):
+        self.manifest = store.manifest
         self._store = store
-        self._image = lru_cache(None)(lambda case: self._kept(store.image(case, self._box(case))))
-        self._labels = lru_cache(None)(lambda case: self._kept(store.labels(case, self._box(case))))
+        self._image = lru_cache(None)(partial(_whole, store, store.image))
+        self._labels = lru_cache(None)(partial(_whole, store, store.labels))
         self._foreground = lru_cache(None)(store.foreground)
 
     def __reduce__(self) -> tuple[type[HeldFrames], tuple[Store]]:
@@ -50,10 +51,8 @@ class HeldFrames:
     def foreground(self, case: str) -> dict[int, Int32[np.ndarray, "n axes"]]:
         return self._foreground(case)
 
-    def _box(self, case: str) -> Box:
-        return tuple(slice(0, size) for size in self._store.frames_shape(case)[:-1])
 
-    @staticmethod
-    def _kept(array: np.ndarray) -> np.ndarray:
-        array.flags.writeable = False
-        return array
+def _whole(store: Store, read: Callable[[str, Box], np.ndarray], case: str) -> np.ndarray:
+    array = read(case, tuple(slice(0, size) for size in store.frames_shape(case)[:-1]))
+    array.flags.writeable = False
+    return array

@@ -1,17 +1,15 @@
 """Sampling frames and labels under an affine map, compiled by Numba.
 
 SciPy's ``affine_transform`` does the same for one channel at a time and computes the places of the
-voxels anew for each; NumPy writes every intermediate value to memory. Both take several times as
-long (``benchmarks/pipeline.py``), and a training step has only so long to wait for its patches.
+voxels anew for each; NumPy writes every intermediate value to memory. A training step has only so
+long to wait for its patches.
 
 A row of a patch is done in passes, first where its voxels lie and then what lies there: the first
 then runs on several voxels at once. Two axes are three of which the first has length one.
 
 Frames are copied before they are sampled, each with its last voxels once more at the far ends, so
 that every voxel has a next one. Read in order a frame also comes out of memory at once and is then
-in the cache, where a rotated walk through memory would wait at every step: that halves the time.
-
-Where the tests check types at run time Numba must be given the functions as they stand here.
+in the cache; a rotated walk through memory would wait at every step, longer than the copy takes.
 """
 
 from __future__ import annotations
@@ -50,21 +48,20 @@ def sample(
     """
     axes = len(origin)
     box = frames.shape[1:-1]
-    in_three = np.zeros((3, 3)), np.zeros(3), np.zeros(3)
-    rotation, start, last = (array[..., -axes:] for array in in_three)
-    rotation[-axes:], start[:], last[:] = matrix, origin, np.subtract(box, 1)
+    matrix3, origin3, last3 = np.zeros((3, 3)), np.zeros(3), np.zeros(3)
+    matrix3[-axes:, -axes:], origin3[-axes:], last3[-axes:] = matrix, origin, np.subtract(box, 1)
 
     edged = _with_far_ends(frames, axes)
     if axes == 2:
         edged, image = edged[:, None], image[None]
-    _linear(edged, chosen, *in_three, image)
+    _linear(edged, chosen, matrix3, origin3, last3, image)
     if labels is None:
         label[...] = IGNORE_LABEL
         return
     labels = labels.copy()
     if axes == 2:
         labels, label = labels[None], label[None]
-    _nearest(labels, *in_three, label)
+    _nearest(labels, matrix3, origin3, last3, label)
 
 
 def _with_far_ends(
@@ -77,6 +74,9 @@ def _with_far_ends(
         along = (slice(None),) * axis
         edged[(*along, -1)] = edged[(*along, -2)]
     return edged
+
+
+# no_type_check: the tests wrap functions in type checks, which Numba cannot compile.
 
 
 @njit(nogil=True)

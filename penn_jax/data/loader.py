@@ -27,7 +27,9 @@ from penn_jax.types import Batch
 _LEAST_RECORDS = 4096
 _BUFFERED_BATCHES = 4
 _HELD_BYTES = 512 << 20
-"""Cases that take no more are held in memory; of others each patch is read for itself."""
+"""Cases that take no more are held by each process that cuts; of others each patch is read."""
+_SHUFFLING, _DRAWING = 1, 3
+"""What randomness is for; Grain's own seeds depend on how many transformations there are."""
 _REMOTE_THREADS = 4
 """Where each read waits for the network. More would slow each other once all has been read."""
 
@@ -64,44 +66,42 @@ class _CaseNumbers:
 class _Draw(grain.transforms.RandomMap):
     """From the number of a case to where a patch of it lies."""
 
-    def __init__(self, store: Store, reader: Reader, cases: Sequence[str], config: PatchConfig):
-        self._store, self._reader = store, reader
-        self._cases, self._config = tuple(cases), config
+    def __init__(self, reader: Reader, cases: Sequence[str], config: PatchConfig):
+        self._reader, self._cases, self._config = reader, tuple(cases), config
 
     def random_map(self, element: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         case = self._cases[element]
-        record = self._store.manifest["cases"][case]
+        record = self._reader.manifest["cases"][case]
         draw = draw_patch(
             rng,
             record["frames_shape"][:-1],
             (lambda: self._reader.foreground(case)) if record["labelled"] else dict,
             self._config,
-            self._store.manifest["spacing"],
+            self._reader.manifest["spacing"],
         )
         return {"place": np.array([element, *draw.coordinates()])}
 
 
-class _Number(grain.transforms.MapWithIndex):
+class _SampleNumbers(grain.transforms.MapWithIndex):
     """Adds to a host's batches the numbers that their samples have in the whole stream."""
 
     def __init__(self, share: int, first: int, host: int, hosts: int):
         self._share, self._first, self._host, self._hosts = share, first, host, hosts
 
     def map_with_index(self, index: int, element: dict[str, Any]) -> dict[str, Any]:
-        of_host = self._first + index * self._share + np.arange(self._share)
-        return {"index": self._host + self._hosts * of_host, **element}
+        in_share = self._first + index * self._share + np.arange(self._share)
+        return {"index": self._host + self._hosts * in_share, **element}
 
 
 class _Cut(grain.transforms.Map):
     """From a batch of places to their patches, all cut into the arrays of the batch."""
 
-    def __init__(self, store: Store, reader: Reader, cases: Sequence[str], config: PatchConfig):
-        self._store, self._reader = store, reader
-        self._cases, self._config = tuple(cases), config
+    def __init__(self, reader: Reader, cases: Sequence[str], config: PatchConfig):
+        self._reader, self._cases, self._config = reader, tuple(cases), config
 
     def map(self, element: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         places, size = element["place"], self._config.size
-        records = self._store.manifest["cases"]
+        records = self._reader.manifest["cases"]
         channels = records[self._cases[0]]["frames_shape"][-1] * (1 + 2 * self._config.neighbours)
         image = np.empty((len(places), *size, channels), np.float32)
         label = np.empty((len(places), *size), np.uint8)
@@ -159,20 +159,20 @@ def stream(
     if batch_size % hosts:
         raise ValueError(f"batch of {batch_size} cannot be shared evenly by {hosts} hosts")
     share = batch_size // hosts
-    fits = held_bytes(store, cases) * max(workers, 1) <= _HELD_BYTES
+    # What comes over a network lies in the store's own cache.
+    fits = not store.is_remote and held_bytes(store, cases) <= _HELD_BYTES
     reader = HeldFrames(store) if fits else store
     samples: Any = (
         grain.MapDataset.source(_CaseNumbers(len(cases)))
-        .seed(seed)
-        .shuffle()
+        .shuffle(seed=_seed_of(seed, _SHUFFLING))
         .repeat()
-        .random_map(_Draw(store, reader, cases, config))
+        .random_map(_Draw(reader, cases, config), seed=_seed_of(seed, _DRAWING))
     )
     first = first_batch * share
     batches = samples[host::hosts][first:].batch(share, drop_remainder=True)
-    batches = batches.map_with_index(_Number(share, first, host, hosts))
+    batches = batches.map_with_index(_SampleNumbers(share, first, host, hosts))
     if cut:
-        batches = batches.map(_Cut(store, reader, cases, config))
+        batches = batches.map(_Cut(reader, cases, config))
     threads = _REMOTE_THREADS if store.is_remote else 1
     buffered = max(_BUFFERED_BATCHES, threads)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)
@@ -183,6 +183,10 @@ def stream(
             grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_follow_parent
         )
     return iter(dataset)
+
+
+def _seed_of(seed: int, purpose: int) -> int:
+    return int(np.random.SeedSequence([seed, purpose]).generate_state(1)[0])
 
 
 def _follow_parent(index: int, workers: int) -> None:

@@ -60,6 +60,16 @@ def test_shapes_types_and_indices(store):
     assert (first["label"][unlabelled] == 255).all()
 
 
+def test_the_stream_of_a_seed_stays_what_it_is(store):
+    """Or a resumed run would go on with other patches, and published figures with other seeds."""
+    (batch,) = _take(store, 1, batch_size=3, seed=0)
+    # As drawn in November 2026: case, slice, centre, and a rotation by 3.2 degrees.
+    cases_slices_centres = [[3, 1, 11.5, 8.5], [2, 1, 12.5, 12.5], [3, 2, 7.5, 21.5]]
+    np.testing.assert_array_equal(batch["place"][:, :4], cases_slices_centres)
+    matrix = [[0.9960654504470787, 0.05529426578770786], [-0.05529426578770786, 0.9960654504470787]]
+    np.testing.assert_allclose(batch["place"][0, 4:], np.ravel(matrix), rtol=1e-12)
+
+
 def test_resumed_stream_goes_on_with_the_same_patches(store):
     _assert_equal(_take(store, 6)[4:], _take(store, 2, first_batch=4))
 
