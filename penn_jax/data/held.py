@@ -35,6 +35,7 @@ class HeldFrames:
     def __init__(self, store: Store):
         self.manifest = store.manifest
         self._store = store
+        store = store.uncached()
         self._image = lru_cache(None)(partial(_whole, store, store.image))
         self._labels = lru_cache(None)(partial(_whole, store, store.labels))
         self._foreground = lru_cache(None)(store.foreground)

@@ -86,9 +86,10 @@ class Store:
         self.__dict__.update(state)
         self._connect()
 
-    def _connect(self) -> None:
+    def _connect(self, cached: bool = True) -> None:
         """Fresh handles and empty caches, all of bounded size."""
-        self._context = _context(_REMOTE_CACHE_BYTES if self.is_remote else _CHUNK_CACHE_BYTES)
+        most = _REMOTE_CACHE_BYTES if self.is_remote else _CHUNK_CACHE_BYTES
+        self._context = _context(most if cached else 0)
         self._root = _root(self.path, self._context)
         self._array = lru_cache(_OPEN_ARRAYS)(self._open)
         self._foreground = lru_cache(_HELD_FOREGROUNDS)(self._read_foreground)
@@ -116,6 +117,12 @@ class Store:
         for name in unseen:
             cases[name] = {**cases[name], "part": "test"}
         other.manifest = {**self.manifest, "splits": splits, "cases": cases}
+        return other
+
+    def uncached(self) -> Store:
+        """The same cases, no chunk of which is kept, for readers that keep what they read."""
+        other = copy.copy(self)
+        other._connect(cached=False)
         return other
 
     def split(self, fold: int) -> Split:
