@@ -8,8 +8,6 @@ Its argument is a request; lines of JSON come out: the devices, each compilation
 from __future__ import annotations
 
 import json
-import math
-import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,23 +15,20 @@ from importlib import metadata
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from penn_jax.config import Config, from_json
 from penn_jax.model.network import Network, initialise
 from penn_jax.optim.parallel import compile_step
 from penn_jax.optim.sgd import build_optimiser
-from penn_jax.optim.step import build_step, create_state
-from penn_jax.roofline import PASSES, Collective
+from penn_jax.optim.step import Objective, build_step, create_state
+from penn_jax.program import collectives, cycles, loops
 from penn_jax.train import objective_builder
 
 _MOST_COMPILATIONS = 12
 _NOTCH = 16
 """The largest batch is searched for to a sixteenth of itself."""
-
-_COLLECTIVE = re.compile(rf"= (?P<result>.+?) (?P<kind>{'|'.join(PASSES)})(?P<begun>-start)?\(")
-_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
-_ARRAY = re.compile(r"\b(?:pred|bf|[fsu])(?P<bits>\d*)\w*\[(?P<sizes>[\d,]*)\]")
 
 
 class Largest(NamedTuple):
@@ -43,6 +38,8 @@ class Largest(NamedTuple):
     """0 where not even one fits."""
     refused: int | None
     """The fewest that were found not to fit; None where the search was ended before."""
+    recomputed: bool
+    """The search was ended because so many took less memory than fewer."""
     compilations: int
 
 
@@ -72,13 +69,39 @@ def lowered_step(
         config: of the run.
         channels: of a patch.
         classes: of the labels, background included.
-        batch: global, a multiple of the devices.
+        batch: global, a multiple of the devices times the parts of ``train.accumulate``.
         devices: to compile for.
     """
-    optimiser = build_optimiser(config.optim)
     build = objective_builder(config, classes, jax.random.key(config.train.seed))
+    return _lowered(config, build, channels, classes, batch, devices, config.train.accumulate)
+
+
+def lowered_update(
+    config: Config, channels: int, classes: int, devices: Sequence[Any]
+) -> jax.stages.Lowered:
+    """The same step with weights for a gradient: what it does once, in however many parts."""
+
+    def half_a_square(params: Any, batch_stats: Any, batch: Any, reduce: Any) -> Any:
+        return 0.5 * sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)), (batch_stats, {})
+
+    return _lowered(config, lambda axis: half_a_square, channels, classes, len(devices), devices, 1)
+
+
+def _lowered(
+    config: Config,
+    build: Callable[[str | None], Objective],
+    channels: int,
+    classes: int,
+    batch: int,
+    devices: Sequence[Any],
+    parts: int,
+) -> jax.stages.Lowered:
+    optimiser = build_optimiser(config.optim)
     step = compile_step(
-        lambda axis: build_step(build(axis), optimiser, config.optim.average, axis), "jit", devices
+        lambda axis: build_step(build(axis), optimiser, config.optim.average, axis, parts),
+        "jit",
+        devices,
+        parts,
     ).step
 
     def begin() -> Any:
@@ -86,18 +109,19 @@ def lowered_step(
         variables = initialise(network, jax.random.key(0), channels, dimensions)
         return create_state(variables["params"], variables.get("batch_stats", {}), optimiser)
 
-    shape = (batch, *config.patches.size)
+    samples = (batch,) if parts == 1 else (parts, batch // parts)
+    shape = (*samples, *config.patches.size)
     patches = {
         "image": jax.ShapeDtypeStruct((*shape, channels), np.float32),
         "label": jax.ShapeDtypeStruct(shape, np.uint8),
-        "index": jax.ShapeDtypeStruct((batch,), jax.dtypes.canonicalize_dtype(np.int64)),
+        "index": jax.ShapeDtypeStruct(samples, jax.dtypes.canonicalize_dtype(np.int64)),
     }
     progress = jax.ShapeDtypeStruct((), np.float32)
     return step.lower(jax.eval_shape(begin), patches, progress)
 
 
 def cost(compiled: jax.stages.Compiled) -> dict[str, float]:
-    """``flops`` and ``bytes`` of one device and step, as the compiler counts them."""
+    """``flops`` and ``bytes`` of one device and step, as the compiler counts them: loops once."""
     counted = compiled.cost_analysis() or {}
     return {"flops": counted["flops"], "bytes": counted["bytes accessed"]}
 
@@ -115,50 +139,17 @@ def memory(compiled: jax.stages.Compiled) -> dict[str, int]:
     return {**parts, "total": sum(parts.values()) - 2 * parts["reused"]}
 
 
-def collectives(program: str, devices: int) -> list[Collective]:
-    """The collectives in the text of a compiled program, one entry a kind.
+def repeated(
+    once: Mapping[str, float], outside: Mapping[str, float], runs: int
+) -> dict[str, float]:
+    """The cost of a program whose loops run so often, from that with each loop counted once.
 
     Args:
-        program: ``Compiled.as_text()``.
-        devices: that take part.
+        once: of the program, by ``cost``.
+        outside: of what is not in its loops.
+        runs: of each loop.
     """
-    found: dict[str, list[int]] = {}
-    for match in _COLLECTIVE.finditer(program):
-        kind, arrays = match["kind"], [_bytes(array) for array in _ARRAY.finditer(match["result"])]
-        if match["begun"] and kind != "all-reduce":
-            # Of these the begun operation returns its operands, its results and its own marks.
-            arrays = [max(arrays)]
-        factor = devices if kind == "reduce-scatter" else 1
-        found.setdefault(kind, []).append(sum(arrays) * factor)
-    return [Collective(kind, len(sizes), sum(sizes)) for kind, sizes in sorted(found.items())]
-
-
-def _bytes(array: re.Match[str]) -> int:
-    bits = int(array["bits"] or 8)
-    return math.prod(int(size) for size in array["sizes"].split(",") if size) * bits // 8
-
-
-def cycles(program: str) -> int | None:
-    """Cycles of one step in the compiler's own model of a TPU; None where the text has none.
-
-    Those of the entry's operations, loops once, of alternatives the longest.
-
-    Args:
-        program: ``Compiled.as_text()``.
-    """
-    counted: dict[str, int] = {}
-    computation = ""
-    for line in program.splitlines():
-        if line.endswith("{") and not line.startswith(" "):
-            computation = line.split(maxsplit=1)[0]
-        for count in _CYCLES.findall(line):
-            counted[computation] = counted.get(computation, 0) + int(count)
-    if "ENTRY" not in counted:
-        return None
-    choices = re.findall(r"branch_computations=\{(.+?)\}", program)
-    return counted["ENTRY"] + sum(
-        max(counted.get(name, 0) for name in names.split(", ")) for names in choices
-    )
+    return {name: value + (runs - 1) * (value - outside[name]) for name, value in once.items()}
 
 
 def largest_batch(needed: Callable[[int], int | None], capacity: int, start: int) -> Largest:
@@ -166,7 +157,9 @@ def largest_batch(needed: Callable[[int], int | None], capacity: int, start: int
 
     Memory is a fixed part and one that grows with the batch. So the second batch, as many times
     the first as its memory fits, leaves room; the line through both tells the third; after that
-    the bracket between what fits and what does not is narrowed.
+    the bracket between what fits and what does not is narrowed. A compiler that is short of memory
+    recomputes feature maps in place of keeping them: where more patches take less memory the search
+    ends, as still more would gain nothing but operations.
 
     Args:
         needed: bytes for so many patches; None where the compiler refuses them.
@@ -177,16 +170,18 @@ def largest_batch(needed: Callable[[int], int | None], capacity: int, start: int
     refused: int | None = None
     batch = start
     for compilations in range(1, _MOST_COMPILATIONS + 1):
-        size = needed(batch)
+        size, fewer = needed(batch), max(sizes, default=0)
         if size is None or size > capacity:
             refused = batch
         else:
             sizes[batch] = size
         fits = max(sizes, default=0)
-        if refused is not None and refused - fits <= max(1, fits // _NOTCH):
-            return Largest(fits, refused, compilations)
+        recomputed = fits > fewer > 0 and sizes[fits] <= sizes[fewer]
+        narrow = refused is not None and refused - fits <= max(1, fits // _NOTCH)
+        if recomputed or narrow:
+            return Largest(fits, refused, recomputed, compilations)
         batch = _next_batch(sizes, refused, capacity)
-    return Largest(max(sizes, default=0), refused, _MOST_COMPILATIONS)
+    return Largest(max(sizes, default=0), refused, False, _MOST_COMPILATIONS)
 
 
 def _next_batch(sizes: Mapping[int, int], refused: int | None, capacity: int) -> int:
@@ -211,25 +206,21 @@ def rehearsed(request: Mapping[str, Any], tell: Callable[[Mapping[str, Any]], No
     config = from_json(Config, request["config"])
     devices = topology_devices(request["topology"])
     tell({"devices": len(devices)})
+    shape, parts = (request["channels"], request["classes"]), config.train.accumulate
     refusal = ""
 
     def compile_for(patches: int) -> jax.stages.Compiled | None:
         nonlocal refusal
-        begun = time.perf_counter()
+        begun, compiled = time.perf_counter(), None
         try:
-            compiled = lowered_step(
-                config,
-                request["channels"],
-                request["classes"],
-                patches * len(devices),
-                devices,
-            ).compile()
+            compiled = lowered_step(config, *shape, patches * len(devices), devices).compile()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            compiled, refusal = None, " ".join(str(error).split())
+            refusal = " ".join(str(error).split())
         seconds = time.perf_counter() - begun
-        tell({"patches": patches, "seconds": seconds, "fits": compiled is not None})
+        size = None if compiled is None else memory(compiled)["total"]
+        tell({"patches": patches, "seconds": seconds, "memory": size})
         return compiled
 
     first = request["patches"]
@@ -241,20 +232,27 @@ def rehearsed(request: Mapping[str, Any], tell: Callable[[Mapping[str, Any]], No
         "refusal": refusal,
     }
     if compiled is not None:
-        program = compiled.as_text() or ""
+        program, counted = compiled.as_text() or "", cost(compiled)
+        if parts > 1 and parts in loops(program):
+            outside = cost(lowered_update(config, *shape, devices).compile())
+            counted = repeated(counted, outside, parts)
         answer |= {
-            **cost(compiled),
+            **counted,
             "cycles": cycles(program),
             "memory": memory(compiled),
             "collectives": [each._asdict() for each in collectives(program, len(devices))],
         }
 
-    def needed(patches: int) -> int | None:
+    def needed(of_a_part: int) -> int | None:
+        patches = of_a_part * parts
         found = compiled if patches == first else compile_for(patches)
         return memory(found)["total"] if found is not None else None
 
-    capacity = request["capacity"]
-    answer["largest"] = largest_batch(needed, capacity, first)._asdict() if capacity else None
+    answer["largest"] = None
+    if capacity := request["capacity"]:
+        found = largest_batch(needed, capacity, first // parts)
+        refused = found.refused and found.refused * parts
+        answer["largest"] = found._replace(fits=found.fits * parts, refused=refused)._asdict()
     return answer
 
 

@@ -61,8 +61,8 @@ def rehearse(
         data: prepared store that says channels and classes in place of the next two.
         channels: of a scan.
         classes: of the labels, background included.
-        patches: of a device; by default the config's whole batch, so that the global batch grows
-            with the devices.
+        patches: of a device and step, all parts of ``train.accumulate`` together; by default the
+            config's whole batch, so that the global batch grows with the devices.
         search: look for the largest batch a device that fits, by further compilations.
         progress: tell each compilation.
 
@@ -97,12 +97,13 @@ def rehearse(
         "topology": topology,
         "batch": patches * devices,
         "patches": patches,
+        "accumulate": config.train.accumulate,
         "patch": [*config.patches.size, channels],
         "classes": classes,
         "capacity": there.memory,
         **answer,
         **_on_paper(answer, there),
-        "assumptions": assumptions(there.chip),
+        "assumptions": assumptions(there.chip, config.train.accumulate),
     }
 
 
@@ -157,6 +158,14 @@ def _check(config: Config, channels: int, classes: int, patches: int | None) -> 
     ):
         if value < least:
             raise InputError(option, f"{value}", f"at least {least}", "raise it")
+    parts, of_a_device = config.train.accumulate, patches or config.train.batch_size
+    if of_a_device % parts:
+        raise InputError(
+            "--patches-per-device",
+            f"{of_a_device}",
+            f"a multiple of the {parts} parts of --train.accumulate",
+            "change it",
+        )
     if config.train.parallel != "jit":
         raise InputError(
             "--train.parallel",
@@ -208,8 +217,9 @@ def _answer(request: Mapping[str, Any], there: Topology, progress: bool) -> dict
 
 
 def _compilation(said: Mapping[str, Any]) -> str:
-    end = "" if said["fits"] else ", and refused: it does not fit"
-    return f"{said['patches']} patches a device: compiled in {said['seconds']:.0f} s{end}"
+    size = said["memory"]
+    end = "and refused: it does not fit" if size is None else f"{size / 2**30:.2f} GiB"
+    return f"{said['patches']} patches a device: compiled in {said['seconds']:.0f} s, {end}"
 
 
 def _on_paper(answer: Mapping[str, Any], there: Topology) -> dict[str, Any]:
@@ -233,12 +243,17 @@ def _on_paper(answer: Mapping[str, Any], there: Topology) -> dict[str, Any]:
     }
 
 
-def assumptions(chip: Chip | None) -> list[str]:
-    """Under which the figures hold."""
+def assumptions(chip: Chip | None, parts: int = 1) -> list[str]:
+    """Under which the figures hold, of a batch that passes in so many parts."""
     general = [
         "nothing has run: operations, bytes and memory are the compiler's own count",
         "the next batches, on their way while a step computes, are not part of the memory",
     ]
+    if parts > 1:
+        general.append(
+            f"{parts} parts of a batch: what the loops over them hold counts {parts} times, the "
+            "update of the weights once, as it is compiled alone"
+        )
     if chip is None:
         return [*general, "no time is told, since no peaks of a CPU are known"]
     return [

@@ -11,11 +11,12 @@ _GIB = 2**30
 def lines(found: Mapping[str, Any]) -> list[str]:
     """What ``penn_jax.rehearse.rehearse`` found, for a person."""
     patch = "×".join(map(str, found["patch"][:-1]))
+    parts = f" in {n} parts" if (n := found["accumulate"]) > 1 else ""
     versions = ", ".join(f"{name} {v}" for name, v in found["versions"].items() if v)
     text = [
         f"{found['config']} on {found['topology']}: {found['devices']} devices ({found['kind']}), "
-        f"{found['patches']} patches each of {patch} voxels, {found['patch'][-1]} channels and "
-        f"{found['classes']} classes, {found['batch']} in all; compiled by {versions}"
+        f"{found['patches']} patches each{parts} of {patch} voxels, {found['patch'][-1]} channels "
+        f"and {found['classes']} classes, {found['batch']} in all; compiled by {versions}"
     ]
     if "flops" not in found:
         text.append(f"does not fit       {found['refusal']}")
@@ -59,7 +60,12 @@ def _largest(largest: Mapping[str, Any]) -> str:
     refused = largest["refused"]
     if not largest["fits"]:
         return f"not even one patch a device fits ({how})"
-    end = f"{refused} do not" if refused is not None else "the search ended before more failed"
+    if largest["recomputed"]:
+        end = "in less memory than fewer took: from here on the compiler recomputes to save memory"
+    elif refused is not None:
+        end = f"{refused} do not"
+    else:
+        end = "the search ended before more failed"
     return f"{largest['fits']} patches a device fit, {end} ({how})"
 
 
