@@ -31,6 +31,21 @@ def demo_command(options: argparse.Namespace) -> Outcome:
     return Outcome({"folder": str(options.out), **evaluation}, (table, line))
 
 
+def phantoms_command(options: argparse.Namespace) -> Outcome:
+    from penn_jax.data.phantom import write_dataset
+
+    write_dataset(
+        options.out,
+        options.cases,
+        options.seed,
+        shape=options.shape and tuple(options.shape),
+        spacing=options.spacing and tuple(options.spacing),
+        target=options.target,
+    )
+    line = f"{options.out}: {options.cases} synthetic spines, {options.target} labelled"
+    return Outcome({"raw": str(options.out), "cases": options.cases}, (line,))
+
+
 def prepare_command(options: argparse.Namespace) -> Outcome:
     from penn_jax.data.findings import summary
     from penn_jax.data.prepare import prepare

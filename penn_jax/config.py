@@ -151,7 +151,8 @@ class OptimConfig:
     centralise: bool = True
     """Subtract from each kernel's gradient its mean over all axes but the output channel."""
     average: Annotated[float, Ge(0), Le(0.99999)] = 0.995
-    """Decay of the bias-corrected weight average used at prediction; 0 uses the weights."""
+    """Decay of the weight average used at prediction, which at first looks back on a tenth of the
+    steps made; 0 uses the weights."""
     pretrained_rate: Fraction = 1.0
     """Share of the learning rate at which parts loaded by ``--init`` step."""
     frozen: Fraction = 0.0
@@ -258,10 +259,14 @@ class Arm:
     """Of the supervised run; its seed is the study's to set."""
     description: str = ""
     pretrain: Config | None = None
-    """Of a self-supervised run whose weights start it; arms with the same one share it."""
+    """Of a run whose weights start it, which restores corrupted patches unless ``phantoms`` or
+    ``teacher`` say otherwise; arms with the same one share it."""
+    phantoms: NonNegative = 0
+    """Synthetic lumbar spines with labelled vertebrae, so many, from which ``pretrain`` learns to
+    segment; it sees no scan of the data."""
     teacher: str | None = None
     """The arm whose run of the same fold and seed labels the scans that ``pretrain`` sees, which
-    then is self-training; without, it restores corrupted patches."""
+    then is self-training."""
     baseline: str | None = None
     """The arm that this one is compared with, case by case."""
     learning_rates: tuple[PositiveFloat, ...] = ()

@@ -45,6 +45,13 @@ def read_study_file(path: Path) -> Study:
             )
         if arm.teacher is not None:
             _check_taught(path, arm, study)
+        if arm.phantoms and (arm.pretrain is None or arm.teacher is not None):
+            raise InputError(
+                path,
+                f"arm {arm.name} has phantoms, but no pretrain or a teacher too",
+                "a pretrain that learns from them",
+                "correct the arm",
+            )
     for part, values in (("seeds", study.seeds), ("folds", study.folds)):
         if len(set(values)) < len(values):
             raise InputError(path, f"{part} are {values}", "each once", "remove the repeated")

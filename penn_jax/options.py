@@ -118,6 +118,21 @@ def _demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="new folder (default: demo)")
 
 
+def _phantoms(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("out", type=Path, help="new folder, nnU-Net raw")
+    add("--cases", type=int, default=60, help="one in five for validation (default: 60)")
+    add(
+        "--target",
+        choices=("vertebrae", "tumour"),
+        default="vertebrae",
+        help="what is labelled: the bodies of L1 to L5, in any contrast (default), or tumours",
+    )
+    add("--shape", type=int, nargs=3, metavar="VOXELS", help="of a scan (default: about sagittal)")
+    add("--spacing", type=float, nargs=3, metavar="MM", help="goes with --shape")
+    add("--seed", type=int, default=0)
+
+
 def _prepare(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("raw", type=Path, help="nnU-Net raw, BIDS, or images/ + labels/")
@@ -286,6 +301,13 @@ COMMANDS = (
         "the whole path on synthetic spines",
         _demo,
         ("penn demo --out demo",),
+    ),
+    Command(
+        "phantoms",
+        commands.phantoms_command,
+        "synthetic spines with labels, to pre-train on",
+        _phantoms,
+        ("penn phantoms phantoms --cases 60 --shape 224 224 19 --spacing 1 1 4",),
     ),
     Command(
         "prepare",

@@ -3,7 +3,7 @@
 The folder of a study::
 
     study.json         what was asked, and the hash of the data
-    pretraining/       runs of ``penn pretrain``, one for all arms that ask for the same
+    pretraining/       runs whose weights start others, one for all arms that ask for the same
     sweeps/<arm>/      runs that choose a learning rate
     runs/<arm>/        the runs compared
     table.json         what they say; the same as table.md, cases.csv and report.html
@@ -35,6 +35,7 @@ from penn_jax.report.metrics import Confusion, confusion
 from penn_jax.run import load_model, read_json
 from penn_jax.settings import parse_section
 from penn_jax.study_jobs import Job, chosen_rate, compared_run, sweep, wanted
+from penn_jax.study_phantoms import check_phantoms, phantom_store
 from penn_jax.study_table import Run, Tried, mean_dice, validation_curve, write_table
 from penn_jax.task import check_fit
 from penn_jax.train import case_counts, labelled_cases, labelled_subset, train
@@ -119,6 +120,8 @@ def _check_fit(asked: Study, store: Store) -> None:
             labelled_subset(training, arm.config.train)
             if arm.pretrain is not None:
                 check_fit(arm.pretrain, store)
+            if arm.phantoms:
+                check_phantoms(store)
             if arm.learning_rates:
                 inner_store(store, fold)
 
@@ -179,6 +182,8 @@ def _do(job: Job, store: Store, progress: bool) -> dict[str, Any]:
     resume = (job.folder / "config.json").exists()
     record = {"code": code_hash(), "config": to_json(job.config)}
     counts: dict[str, Confusion] = {}
+    if job.phantoms:
+        store = phantom_store(job.folder.parent / "phantoms", job.phantoms, store)
     try:
         for first in (job.start, job.teacher):
             if first is not None and "diverged" in read_json(first.result):

@@ -23,6 +23,8 @@ class Job:
     """On a split inside the training cases."""
     restores: bool = False
     """Its task is to restore corrupted patches."""
+    phantoms: int = 0
+    """Its cases are so many synthetic spines; 0: those of the study's data."""
     start: Job | None = None
     """The run whose weights start this one."""
     teacher: Job | None = None
@@ -107,6 +109,9 @@ def _pretraining(
     if arm.pretrain is None:
         return None
     config = replace(arm.pretrain, train=replace(arm.pretrain.train, seed=seed))
+    if arm.phantoms:  # of no split of the data
+        folder = out / "pretraining" / f"{config.name}-{config_hash(config)[:8]}-{arm.phantoms}"
+        return Job(folder, config, 0, phantoms=arm.phantoms)
     by = "" if arm.teacher is None else f"-by-{arm.teacher}"
     inner = "-inner" if choosing else ""
     folder = out / "pretraining" / f"{config.name}-{config_hash(config)[:8]}{by}-fold{fold}{inner}"

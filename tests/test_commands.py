@@ -45,6 +45,10 @@ def test_every_command_can_end_with_one_json_object(folder, capfd, monkeypatch):
         assert error == ""
         return json.loads(said)
 
+    size = ("--shape", "32", "32", "4", "--spacing", "6", "6", "9")
+    spines = ended("phantoms", "spines", "--cases", "2", *size)
+    assert spines == {"raw": "spines", "cases": 2}
+    assert len(list(Path("spines/labelsTr").iterdir())) == 2
     prepared = ended("prepare", "raw", "prepared", "--workers", "1")
     assert (prepared["cases"], prepared["labelled"]) == (5, 5)
     assert prepared["splits"] == [{"train": 3, "validation": 1}]

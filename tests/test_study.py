@@ -18,6 +18,7 @@ from penn_jax.report.metrics import confusion
 from penn_jax.run import read_card, read_config
 from penn_jax.study import empty_counts, inner_store, study
 from penn_jax.study_jobs import Job, chosen_rate, wanted
+from penn_jax.study_phantoms import check_phantoms
 from penn_jax.study_table import mean_dice, time_to_target
 from penn_jax.task import pretraining_cases
 from penn_jax.types import BusyError, DivergedError, InputError
@@ -60,7 +61,11 @@ def store(tmp_path_factory):
     )
     manifest = json.loads((folder / "manifest.json").read_text())
     for name, record in manifest["cases"].items():
-        record |= {"subject": name, "fingerprint": f"{ord(name):064x}"}
+        record |= {
+            "subject": name,
+            "fingerprint": f"{ord(name):064x}",
+            "native_spacing": [8.0, 8.0, 12.0],
+        }
     write_manifest(folder, manifest)
     return folder
 
@@ -91,6 +96,52 @@ def test_every_run_is_made_once_and_arms_share_pre_training(whole):
             expected = str(out / f"runs/scratch/fold0-seed{seed}") if "taught" in name else None
             assert taught_by == expected
     assert {arm["name"]: len(arm["runs"]) for arm in table["arms"]} == dict.fromkeys(arms, 2)
+
+
+def test_an_arm_may_start_from_synthetic_spines(store, tmp_path, monkeypatch):
+    trained = []
+
+    def diverges(config, data, out, start, *_):  # so that there is no network to compile
+        trained.append((data, out))
+        assert start is None
+        raise DivergedError("at once")
+
+    monkeypatch.setattr(module, "train", diverges)
+    arm = Arm("scratch", CONFIG, pretrain=PRETRAINING, phantoms=5)
+    study(replace(STUDY, arms=(arm,), seeds=(0,)), store, tmp_path / "study", progress=False)
+    ((spines, out),) = trained
+    assert spines.path == str(tmp_path / "study/pretraining/phantoms/5")
+    assert len(spines.manifest["cases"]) == 5
+    assert spines.manifest["labels"] == {"background": 0, "vertebrae": 1}
+    like = Store(store).manifest
+    assert spines.manifest["spacing"] == like["spacing"]
+    for record in spines.manifest["cases"].values():
+        for part in ("shape", "native_spacing"):
+            assert record[part] == like["cases"]["a"][part]
+    # The run that is compared waits for it, and is on the scans.
+    result = json.loads((tmp_path / "study/runs/scratch/fold0-seed0/result.json").read_text())
+    assert result["diverged"] == f"{out} diverged"
+    assert set(result["counts"]) == {"g", "h"}
+
+
+def test_runs_on_synthetic_spines_depend_on_the_seed_alone(tmp_path):
+    arm = Arm("scratch", CONFIG, pretrain=PRETRAINING, phantoms=5, learning_rates=(0.01, 0.1))
+    asked = replace(STUDY, arms=(arm,), folds=(0, 1))
+    first, *others = [job.start for job in wanted(asked, tmp_path)]
+    assert len(others) == 3  # two rates and two folds: a network that saw none of their scans
+    assert all(other == first for other in others)
+    assert (first.phantoms, first.fold, first.choosing, first.restores) == (5, 0, False, False)
+    assert first.config.train.seed == STUDY.sweep_seed
+    arm = replace(arm, learning_rates=())
+    seeds = [job.start.config.train.seed for job in wanted(replace(asked, arms=(arm,)), tmp_path)]
+    assert seeds == [0, 0, 1, 1]
+
+
+def test_scans_of_several_channels_cannot_follow_synthetic_spines(store, tmp_path):
+    two = Store(store)
+    two.manifest["channels"] = ["T1", "T2"]
+    with pytest.raises(InputError, match="channels T1, T2, expected one channel"):
+        check_phantoms(two)
 
 
 def test_the_table_holds_what_the_runs_counted(whole):
@@ -257,11 +308,16 @@ def test_every_study_of_the_repository_reads_and_compares_arms():
         asked = read_study_file(path)
         assert asked.name == path.stem
         assert any(arm.baseline for arm in asked.arms)
-        # Arms that are compared see the same cases and patches.
+        # Arms that are compared see the same cases and patches, in batches of any size.
         by_name = {arm.name: arm.config for arm in asked.arms}
         for arm in asked.arms:
-            other = by_name[arm.baseline or arm.name]
-            assert (arm.config.patches, arm.config.train) == (other.patches, other.train)
+            assert _seen(arm.config) == _seen(by_name[arm.baseline or arm.name])
+
+
+def _seen(config):
+    course = config.train
+    patches = course.max_steps * course.batch_size
+    return config.patches, patches, replace(course, max_steps=1, batch_size=1, accumulate=1)
 
 
 @pytest.mark.parametrize(
@@ -274,6 +330,7 @@ def test_every_study_of_the_repository_reads_and_compares_arms():
         ("study = Study('n', 't', (Arm('../a', C),))", "arms.0.name"),
         ("study = Study('n', 't', (Arm('a', C, pretrain=C, teacher='a'),))", "the teacher a"),
         ("study = Study('n', 't', (Arm('a', C), Arm('b', C, teacher='a')))", "no pretrain"),
+        ("study = Study('n', 't', (Arm('a', C, phantoms=3),))", "has phantoms, but no pretrain"),
         ("study = Study('n', 't', (Arm('a', C),), seeds=(1, 1))", "expected each once"),
     ],
 )

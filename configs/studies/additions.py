@@ -4,7 +4,7 @@ penn prepare $PENN_DATA/spine_t1 prepared/spine_t1 --merge-labels
 penn study configs/studies/additions.py --data prepared/spine_t1 --out studies/additions
 
 Each arm is SGD with Nesterov momentum and one addition, its learning rate the best of a small sweep
-as in ``efficiency.py``. 36 runs of 600 steps; further processes share them (``--resume``).
+as in ``efficiency.py``. 36 runs of 120 steps; further processes share them (``--resume``).
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ from runpy import run_path
 from penn_jax.config import Arm, Study
 
 EFFICIENCY = run_path(str(Path(__file__).with_name("efficiency.py")))
-MOMENTUM = replace(EFFICIENCY["PLAIN"], momentum=0.95, nesterov=True)
+MOMENTUM = replace(EFFICIENCY["PLAIN"], momentum=0.9, nesterov=True)
 
 
 def arm(name, description, baseline="momentum", **addition):

@@ -22,6 +22,10 @@ from penn_jax.data.spine import SACRAL, Chart, Spine, canal_at, nearest_level, v
 
 Image = Float32[np.ndarray, "X Y Z"]
 
+# Groups of tissues by their intensity, from and to: cortex and ligaments, fluid, muscle and discs,
+# marrow, fat and what is brighter.
+GROUPS = np.array([(0.09, 0.12), (0.15, 0.21), (0.28, 0.40), (0.45, 0.66), (0.78, 1.0)])
+
 
 def paint_soft_tissue(rng: np.random.Generator, image: Image, c: Chart, spine: Spine) -> None:
     """Muscle, fat and skin of the back; organs, great vessels and lung in front; air outside."""
@@ -117,8 +121,10 @@ def paint_canal(rng: np.random.Generator, image: Image, c: Chart, spine: Spine) 
     return canal
 
 
-def paint_column(rng: np.random.Generator, image: Image, c: Chart, spine: Spine) -> Image:
-    """Vertebral bodies and discs; returns the share of each voxel that is marrow of a body."""
+def paint_column(
+    rng: np.random.Generator, image: Image, c: Chart, spine: Spine
+) -> tuple[Image, Image]:
+    """Vertebral bodies and discs; returns the shares of each voxel: a body's marrow, and a body."""
     present = c.along > spine.centre[0] - spine.size[0, 0] / 2
     # Seen from above the column is oval: narrower towards the front and the back.
     column_depth = spine.half_depth(c.along).astype(np.float32)
@@ -142,7 +148,8 @@ def paint_column(rng: np.random.Generator, image: Image, c: Chart, spine: Spine)
         np.abs(c.behind) - depth + hollow_side, np.abs(up) - height / 2 + hollow_plate, 2.5
     )
     wide = cover(np.abs(c.beside) - width * oval, c.slab)
-    paint(image, wide * (present * cover(body, c.edge)), 0.1)
+    whole = wide * (present * cover(body, c.edge))
+    paint(image, whole, 0.1)
     marrow = wide * (present * cover(body + 1.3, c.edge))
     brightness = rng.uniform(0.42, 0.66) + rng.normal(0, 0.025, len(spine.centre))
     grain = smooth_field(rng, c.axes, (3.0, 2.0, 2.0)) * 0.035
@@ -153,7 +160,7 @@ def paint_column(rng: np.random.Generator, image: Image, c: Chart, spine: Spine)
     vein = np.hypot(up / 1.8, (c.behind - depth + 3.5) / 6) - 1
     paint(image, cover(np.abs(c.beside) - 5, c.slab) * cover(2 * vein, c.edge) * present, 0.9)
     _paint_fatty_islands(rng, image, c, spine, marrow)
-    return marrow
+    return marrow, whole
 
 
 def _paint_fatty_islands(
@@ -168,3 +175,18 @@ def _paint_fatty_islands(
         box = around(c, [island])
         share = marrow[box] * cover(distance_to_blobs(c.crop(box), [island]), c.edge)
         paint(image[box], share, rng.uniform(0.78, 0.95))
+
+
+def redraw_contrast(
+    rng: np.random.Generator, image: Float32[np.ndarray, "*grid"]
+) -> Float32[np.ndarray, "*grid"]:
+    """Give each group of tissues another intensity, as another sequence of pulses would.
+
+    A network that learns from such images must look for shapes, and knows them in scans of a
+    contrast that it has not seen.
+
+    Reference: Billot et al., "SynthSeg: segmentation of brain MRI scans of any contrast and
+    resolution without retraining", 2023.
+    """
+    drawn = rng.uniform(0.05, 1.0, len(GROUPS))[:, None] + np.array([-0.03, 0.03])
+    return np.interp(image, [0, *GROUPS.ravel()], [0, *drawn.ravel()]).astype(np.float32)

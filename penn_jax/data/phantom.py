@@ -1,9 +1,13 @@
-"""Synthetic gadolinium-enhanced T1 spines with tumours: what ``penn demo`` runs on.
+"""Synthetic spines: with tumours, what ``penn demo`` runs on, or with labelled vertebrae.
 
 Anatomy is analytic, in mm, in the coordinates of a curved spine (``spine.py``). Each tissue is
 painted over the last one by the share of the voxel it covers (``painting.py``, ``anatomy.py``,
 ``tumours.py``); coil, noise and storage follow (``scanner.py``). Everything random is a function of
 (seed, index).
+
+With tumours the contrast is that of gadolinium-enhanced T1. The spines with vertebrae are lumbar
+and of any contrast: a network that has learnt to find these vertebrae is where training on real
+scans may start (``penn train --init``).
 """
 
 from __future__ import annotations
@@ -11,13 +15,19 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from penn_jax.config import write_json
-from penn_jax.data.anatomy import paint_canal, paint_column, paint_posterior, paint_soft_tissue
+from penn_jax.data.anatomy import (
+    paint_canal,
+    paint_column,
+    paint_posterior,
+    paint_soft_tissue,
+    redraw_contrast,
+)
 from penn_jax.data.scanner import (
     AXIS_OF,
     coil,
@@ -27,10 +37,27 @@ from penn_jax.data.scanner import (
     store_as,
     stored_affine,
 )
-from penn_jax.data.spine import Chart, Spine, draw_spine, lay_chart
+from penn_jax.data.spine import (
+    LUMBAR,
+    SACRAL,
+    Chart,
+    Spine,
+    draw_spine,
+    lay_chart,
+    nearest_level,
+)
 from penn_jax.data.tumours import draw_tumour, paint_tumour
 from penn_jax.data.volume import write_image
 from penn_jax.types import InputError
+
+Target = Literal["tumour", "vertebrae"]
+"""What is labelled; ``vertebrae``: the bodies of L1 to L5, one class."""
+
+_NAMES = {
+    "tumour": ("Synthetic spines with tumours, gadolinium-enhanced T1", "T1Gd"),
+    "vertebrae": ("Synthetic lumbar spines of any contrast", "MR"),
+}
+"""Of the data set and of its channel."""
 
 
 class Rendering(NamedTuple):
@@ -41,20 +68,22 @@ class Rendering(NamedTuple):
     """Share of the voxel that is tumour."""
     marrow: Float32[np.ndarray, "X Y Z"]
     """Share of the voxel that is healthy marrow of a vertebral body."""
+    bodies: Float32[np.ndarray, "X Y Z"]
+    """Share of the voxel that is vertebral body: marrow, tumour and cortex."""
 
 
-def render(rng: np.random.Generator, spine: Spine, c: Chart) -> Rendering:
-    """Paint the case from the background to the tumours: none, one or two of them."""
+def render(rng: np.random.Generator, spine: Spine, c: Chart, tumours: bool = True) -> Rendering:
+    """Paint the case from the background to the tumours, if any: none, one or two of them."""
     image = np.zeros(c.beside.shape, np.float32)
     paint_soft_tissue(rng, image, c, spine)
     paint_posterior(rng, image, c, spine)
     canal = paint_canal(rng, image, c, spine)
-    marrow = paint_column(rng, image, c, spine)
+    marrow, bodies = paint_column(rng, image, c, spine)
     tumour = np.zeros_like(image)
-    for _ in range(rng.choice([0, 1, 2], p=[0.1, 0.6, 0.3])):
+    for _ in range(rng.choice([0, 1, 2], p=[0.1, 0.6, 0.3]) if tumours else 0):
         share = paint_tumour(rng, image, c, draw_tumour(rng, spine, c), canal)
         np.maximum(tumour, share, out=tumour)
-    return Rendering(image, tumour, marrow * (1 - tumour))
+    return Rendering(image, tumour, marrow * (1 - tumour), bodies)
 
 
 def make_phantom(
@@ -62,18 +91,20 @@ def make_phantom(
     index: int,
     shape: tuple[int, int, int] | None = None,
     spacing: tuple[float, float, float] | None = None,
+    target: Target = "tumour",
 ) -> tuple[Float32[np.ndarray, "X Y Z"], UInt8[np.ndarray, "X Y Z"], Float[np.ndarray, "4 4"]]:
-    """Make one case; the same (seed, index, shape, spacing) always gives the same one.
+    """Make one case; the same arguments always give the same one.
 
     Args:
         seed: of the data set.
         index: of the case.
         shape: stored grid; with ``spacing`` in mm, whose largest is taken as across the slices.
             Without both, about 18 sagittal slices of 160×160 voxels of 1.4 mm, 4 mm apart.
+        target: what is labelled; there are tumours only where it is they.
 
     Returns:
-        image, labels (1: tumour) and affine (voxel to right, anterior, superior in mm), the axes
-        stored in any order and direction, the patient lying up to some degrees askew.
+        image, labels (1: the target) and affine (voxel to right, anterior, superior in mm), the
+        axes stored in any order and direction, the patient lying up to some degrees askew.
 
     Raises:
         InputError: of ``shape`` and ``spacing`` only one is given.
@@ -94,14 +125,23 @@ def make_phantom(
         frame_spacing = [spacing[axis] for axis in stored]
         frame_shape = [shape[axis] for axis in stored]
 
-    spine = draw_spine(rng, np.multiply(frame_shape, frame_spacing))
+    with_tumours = target == "tumour"
+    spine = draw_spine(rng, np.multiply(frame_shape, frame_spacing), lumbar=not with_tumours)
     c = lay_chart(spine, frame_shape, frame_spacing)
-    signal, tumour, _ = render(rng, spine, c)
+    signal, share, _, bodies = render(rng, spine, c, with_tumours)
+    if not with_tumours:
+        signal, share = redraw_contrast(rng, signal), bodies * _is_lumbar(spine, c)
     image = rician(rng, signal * coil(rng, c), rng.uniform(0.015, 0.045))
     image *= np.float32(rng.uniform(300, 1200))
-    labels = (tumour >= 0.5).astype(np.uint8)
+    labels = (share >= 0.5).astype(np.uint8)
     affine = draw_pose(rng) @ stored_affine(orientation, frame_shape, frame_spacing)
     return store_as(image, orientation), store_as(labels, orientation), affine
+
+
+def _is_lumbar(spine: Spine, c: Chart) -> Bool[np.ndarray, "Y Z"]:
+    """Whether the nearest vertebra is one of L1 to L5."""
+    level, _ = nearest_level(spine, c.along)
+    return (level >= SACRAL) & (level < SACRAL + LUMBAR)
 
 
 def write_dataset(
@@ -111,6 +151,7 @@ def write_dataset(
     test_cases: int = 0,
     shape: tuple[int, int, int] | None = None,
     spacing: tuple[float, float, float] | None = None,
+    target: Target = "tumour",
 ) -> None:
     """Write phantoms as an nnU-Net raw folder, the labels of the test cases in ``labelsTs``.
 
@@ -123,12 +164,20 @@ def write_dataset(
         test_cases: held out.
         shape: as for ``make_phantom``.
         spacing: as for ``make_phantom``.
+        target: as for ``make_phantom``.
 
     Raises:
-        InputError: the folder holds something, or there are too few cases.
+        InputError: the folder holds something, there are too few cases, or a size is not positive.
     """
     if cases < 2:
         raise InputError("phantoms", f"{cases} cases", "at least 2", "raise the number of cases")
+    if not all(0 < size < np.inf for size in (*(shape or ()), *(spacing or ()))) or seed < 0:
+        raise InputError(
+            "phantoms",
+            f"shape {shape}, spacing {spacing}, seed {seed}",
+            "sizes above 0 and a seed of at least 0",
+            "correct them",
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(out, "not empty", "a new folder", "name another or remove it")
     partial = out.with_name(f".{out.name}.partial")
@@ -136,7 +185,7 @@ def write_dataset(
     names = [f"phantom{index:04d}" for index in range(cases + test_cases)]
     for index, name in enumerate(names):
         part = "Tr" if index < cases else "Ts"
-        image, labels, affine = make_phantom(seed, index, shape, spacing)
+        image, labels, affine = make_phantom(seed, index, shape, spacing, target)
         for folder, file, array in (
             ("images", f"{name}_0000.nii.gz", np.rint(image).astype(np.int16)),
             ("labels", f"{name}.nii.gz", labels),
@@ -147,12 +196,13 @@ def write_dataset(
     train = cases - max(1, cases // 5)
     split = {"train": names[:train], "val": names[train:cases]}
     (partial / "splits_final.json").write_text(json.dumps([split], indent=1) + "\n")
+    name, channel = _NAMES[target]
     write_json(
         partial / "dataset.json",
         {
-            "name": "Synthetic spines with tumours, gadolinium-enhanced T1",
-            "channel_names": {"0": "T1Gd"},
-            "labels": {"background": 0, "tumour": 1},
+            "name": name,
+            "channel_names": {"0": channel},
+            "labels": {"background": 0, target: 1},
             "numTraining": cases,
             "file_ending": ".nii.gz",
         },

@@ -28,6 +28,8 @@ LEVELS = np.array(
 )
 SACRAL = 4
 """Number of levels below L5."""
+LUMBAR = 5
+"""Number of lumbar levels."""
 
 # Forward lean in degrees of the centre line, going up, at these mm above the foot of L5:
 # sacral kyphosis, lumbar lordosis, thoracic kyphosis.
@@ -90,12 +92,15 @@ class Chart:
         )
 
 
-def draw_spine(rng: np.random.Generator, extent: Float[np.ndarray, "3"]) -> Spine:
+def draw_spine(
+    rng: np.random.Generator, extent: Float[np.ndarray, "3"], lumbar: bool = False
+) -> Spine:
     """Draw a spine, a lumbar or a thoracic part of which lies in the field of view.
 
     Args:
         rng: consumed in a fixed order.
         extent: field of view in mm (right, anterior, superior), centred on the origin.
+        lumbar: always the lumbar part.
     """
     size = LEVELS * rng.uniform(0.92, 1.1) * rng.normal(1, 0.03, LEVELS.shape)
     foot = np.cumsum(size[:, 0] + size[:, 1]) - size[:, 0] - size[:, 1]
@@ -104,7 +109,7 @@ def draw_spine(rng: np.random.Generator, extent: Float[np.ndarray, "3"]) -> Spin
     lean = np.interp(along, *LEAN.T) + rng.normal(0, 2)
     lean = np.deg2rad(gaussian_filter1d(lean, 30) * rng.uniform(0.7, 1.15))
     line = np.cumsum(np.stack([np.sin(lean), np.cos(lean)], axis=1), axis=0) * 0.5
-    in_view = rng.uniform(60, 125) if rng.random() < 0.65 else rng.uniform(230, 360)
+    in_view = rng.uniform(60, 125) if lumbar or rng.random() < 0.65 else rng.uniform(230, 360)
     line -= line[np.searchsorted(along, in_view)]
     line[:, 0] += rng.uniform(0.0, 0.12) * extent[1]
     depth = np.interp(along, [-110, 0, 100, 250, 400], [52, 72, 78, 64, 62]) * rng.uniform(0.9, 1.2)

@@ -20,6 +20,8 @@ from jaxtyping import Array, Float32, Int32, PyTree
 from penn_jax.config import OptimConfig
 from penn_jax.optim.schedule import relative_rate
 
+_SHARE = 0.1
+"""Of the steps made so far, what the average of the weights looks back on at most."""
 _NEVER = jnp.iinfo(jnp.int32).max
 """Optax's count of skipped steps stops here, so it never takes a step that it should skip."""
 
@@ -67,7 +69,8 @@ def build_optimiser(
 def kernels(parameters: PyTree) -> PyTree[bool]:
     """Which parameters are kernels: the leaves of that name."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) == "kernel", parameters
+        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True) == "kernel",
+        parameters,
     )
 
 
@@ -141,7 +144,7 @@ class Average(NamedTuple):
 
     mean: PyTree[Float32[Array, " ..."]]
     total: Float32[Array, ""]
-    """Sum of the weights of the trees seen, that of the newest being 1: Σ decay^k."""
+    """How many trees count: the sum of the weights of those seen, that of the newest being 1."""
 
 
 def init_average(tree: PyTree) -> Average:
@@ -155,12 +158,15 @@ def init_average(tree: PyTree) -> Average:
 
 
 def update_average(average: Average, tree: PyTree, decay: ArrayLike) -> Average:
-    """Take one more tree into the bias-corrected exponential average.
+    """Take one more tree into an exponential average that at first looks back less far.
 
-        W_n = 1 + decay · W_{n-1};   a_n = a_{n-1} + (x_n - a_{n-1}) / W_n
+        W_n = max(1, min(1 + decay · W_{n-1}, W_{n-1} + 1/10))
+        a_n = a_{n-1} + (x_n - a_{n-1}) / W_n
 
-    which is Σ decay^{n-k} x_k / Σ decay^{n-k} for every n: the first tree counts in full, and no
-    correction 1 - decay^n, in which float32 loses digits, is ever formed.
+    W trees count, in a long run 1 / (1 - decay) of them. Until then they are a tenth of those seen,
+    the k-th weighted about as k^9: early weights, far from where the run is by then, fade away. The
+    first tree counts in full, and no correction 1 - decay^n, in which float32 loses digits, is ever
+    formed.
 
     Args:
         average: from ``init_average`` or this function.
@@ -171,9 +177,13 @@ def update_average(average: Average, tree: PyTree, decay: ArrayLike) -> Average:
         The new average, float32.
 
     Reference:
-        Kingma and Ba, "Adam", 2015, section 3, for the correction; Polyak and Juditsky, 1992.
+        Polyak and Juditsky, 1992; Karras et al., "Analyzing and improving the training dynamics of
+        diffusion models", 2024, section 3.1, for weights that are a power of the step.
     """
-    total = 1.0 + jnp.asarray(decay, jnp.float32) * average.total
+    total = jnp.minimum(
+        1.0 + jnp.asarray(decay, jnp.float32) * average.total, average.total + _SHARE
+    )
+    total = jnp.maximum(total, 1.0)
     mean = jax.tree.map(
         # Where W is 1, a + (x - a) would still round.
         lambda old, new: jnp.where(total == 1.0, new, old + (new - old) / total),
@@ -184,5 +194,5 @@ def update_average(average: Average, tree: PyTree, decay: ArrayLike) -> Average:
 
 
 def averaged(average: Average) -> PyTree[Float32[Array, " ..."]]:
-    """The bias-corrected average, float32."""
+    """The average, float32."""
     return average.mean

@@ -4,7 +4,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import scipy.ndimage
 
+from penn_jax.data.anatomy import GROUPS, redraw_contrast
 from penn_jax.data.phantom import make_phantom, render, write_dataset
 from penn_jax.data.spine import draw_spine, lay_chart
 from penn_jax.data.volume import read_image, read_labels
@@ -76,6 +78,54 @@ def test_tumours_enhance_and_are_not_the_only_bright_tissue():
     assert np.mean(brighter) > 0.2
 
 
+GRID = {"shape": (12, 75, 75), "spacing": (5.0, 3.0, 3.0)}
+"""Of lumbar spines, 225 mm high."""
+
+
+def test_the_lumbar_vertebrae_are_labelled_and_no_others():
+    found = []
+    for index in range(12):
+        _, labels, affine = make_phantom(3, index, **GRID, target="vertebrae")
+        bodies, count = scipy.ndimage.label(labels)
+        litres = np.bincount(bodies.ravel())[1:] * 45e-6  # of voxels of 5 × 3 × 3 mm
+        found.append(count)
+        # spine.py: an oval 2 × 17 deep, 2 × 24 wide, 27 mm high has 0.034 l, a box 0.044.
+        assert 0.025 < np.median(litres) < 0.055
+        # T12 is above and the sacrum below: bodies are apart by the height of a disc and more.
+        heights = np.array(scipy.ndimage.center_of_mass(labels, bodies, range(1, count + 1)))
+        up = np.sort((heights @ affine[:3, :3].T)[:, 2])
+        assert (np.diff(up) > 15).all()
+    # Five, of which the field of view now and then cuts the first or the last off.
+    assert max(found) == 5
+    assert np.mean(found) > 4
+
+
+def test_lumbar_spines_have_no_fixed_contrast():
+    darker = 0
+    for index in range(24):
+        image, labels, _ = make_phantom(4, index, **GRID, target="vertebrae")
+        inside = scipy.ndimage.binary_erosion(labels)
+        around = scipy.ndimage.binary_dilation(labels, iterations=3)
+        around &= ~scipy.ndimage.binary_dilation(labels, iterations=2)
+        darker += np.median(image[inside]) < np.median(image[around])
+    # With tumours, 0 of 24: marrow 0.42 and up, discs and muscle at most 0.4. Here by chance.
+    assert 4 <= darker <= 20
+
+
+def test_a_redrawn_contrast_keeps_air_and_the_order_within_a_tissue():
+    """A group's two ends lie 0.06 apart in order, wherever it was put; 0 stays 0."""
+    rng = np.random.default_rng(0)
+    image = np.concatenate([[0.0], GROUPS.ravel()]).astype(np.float32)
+    redrawn = np.array([redraw_contrast(rng, image) for _ in range(50)])
+    assert (redrawn[:, 0] == 0).all()
+    ends = redrawn[:, 1:].reshape(50, len(GROUPS), 2)
+    np.testing.assert_allclose(ends[..., 1] - ends[..., 0], 0.06, atol=1e-6)
+    assert ends.min() > 0.019
+    assert ends.max() < 1.031
+    # The order of the groups is anything: muscle and discs darker than marrow in half of them.
+    assert 10 < (ends[:, 2, 0] < ends[:, 3, 0]).sum() < 40
+
+
 def test_in_the_world_the_back_is_behind_whatever_the_storage():
     for index in range(8):
         image, _, affine = make_phantom(7, index, **SMALL)
@@ -123,4 +173,11 @@ def test_a_data_set_is_not_written_over_another_or_from_too_few_cases(tmp_path: 
         write_dataset(tmp_path, cases=2, seed=0)
     with pytest.raises(InputError, match="1 cases, expected at least 2"):
         write_dataset(tmp_path / "new", cases=1, seed=0)
+    for wrong in (
+        {"shape": (4, 0, 4), "spacing": (1.0, 1.0, 1.0)},
+        {"shape": (4, 4, 4), "spacing": (1.0, np.nan, 1.0)},
+        {"seed": -1},
+    ):
+        with pytest.raises(InputError, match="expected sizes above 0"):
+            write_dataset(tmp_path / "new", cases=2, **{"seed": 0, **wrong})
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -431,22 +432,52 @@ def test_the_step_after_a_skipped_one_is_as_if_it_had_not_been():
 # The average.
 
 
-@pytest.mark.parametrize("decay", [0.9, 0.995, 0.99999])
-@pytest.mark.parametrize("count", [1, 2, 60])
-def test_average_against_the_closed_form(decay, count):
-    """Σ (1 - d) d^(n - k) x_k / (1 - d^n) in float64."""
-    trees = [tree(seed) for seed in range(1, count + 1)]
+def average_of(trees, decay):
     average = init_average(tree(0))
     update = jax.jit(update_average)
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         for each in trees:
             average = update(average, each, decay)
-    weights = [(1 - decay) * decay ** (count - k) for k in range(1, count + 1)]
-    total = -np.expm1(count * np.log(decay))
+    return average
+
+
+def window(decay, count):
+    """W_1 … W_n in float64: by a tenth a step, then towards 1 / (1 - decay)."""
+    widths = [1.0]
+    while len(widths) < count:
+        widths.append(max(1.0, min(1 + decay * widths[-1], widths[-1] + 0.1)))
+    return np.array(widths)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.8, 0.99999])
+@pytest.mark.parametrize("count", [1, 2, 60])
+def test_average_against_its_weights(decay, count):
+    """Tree k enters with 1 / W_k, and each later one, j, leaves of it 1 - 1 / W_j; in float64."""
+    trees = [tree(seed) for seed in range(1, count + 1)]
+    widths = window(decay, count)
+    weights = [np.prod(1 - 1 / widths[k:]) / widths[k - 1] for k in range(1, count + 1)]
+    assert np.sum(weights) == pytest.approx(1, abs=1e-12)
+    expected = map64(lambda _, *x: sum(w * v for w, v in zip(weights, x, strict=True)), *trees)
+    close(averaged(average_of(trees, decay)), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 60])
+def test_while_the_window_grows_the_weights_are_a_power(count):
+    """Of tree k: C(k + 8, 9) / C(n + 9, 10), which is as k^9; by hand from W_n = (n + 9) / 10."""
+    trees = [tree(seed) for seed in range(1, count + 1)]
+    weights = [math.comb(k + 8, 9) / math.comb(count + 9, 10) for k in range(1, count + 1)]
+    expected = map64(lambda _, *x: sum(w * v for w, v in zip(weights, x, strict=True)), *trees)
+    close(averaged(average_of(trees, 0.99999)), expected, atol=2e-6)
+
+
+def test_in_a_long_run_the_average_is_the_exponential_one():
+    """Of decay 0.8: after 60 steps W is 1 / (1 - 0.8) = 5, and Σ 0.2 · 0.8^(n - k) x_k is left."""
+    trees = [tree(seed) for seed in range(1, 181)]
+    assert window(0.8, 60)[-1] == pytest.approx(5, abs=0.02)
     expected = map64(
-        lambda _, *x: sum(w * v for w, v in zip(weights, x, strict=True)) / total, *trees
+        lambda _, *x: sum(0.2 * 0.8 ** (180 - k) * v for k, v in enumerate(x, start=1)), *trees
     )
-    close(averaged(average), expected, atol=2e-6)
+    close(averaged(average_of(trees, 0.8)), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "jitted"])
