@@ -51,7 +51,7 @@ def sample(
     matrix3, origin3, last3 = np.zeros((3, 3)), np.zeros(3), np.zeros(3)
     matrix3[-axes:, -axes:], origin3[-axes:], last3[-axes:] = matrix, origin, np.subtract(box, 1)
 
-    edged = _with_far_ends(frames, axes)
+    edged = _with_far_ends(frames)
     if axes == 2:
         edged, image = edged[:, None], image[None]
     _linear(edged, chosen, matrix3, origin3, last3, image)
@@ -65,12 +65,12 @@ def sample(
 
 
 def _with_far_ends(
-    frames: Float32[np.ndarray, "F *box C"], axes: int
+    frames: Float32[np.ndarray, "F *box C"],
 ) -> Float32[np.ndarray, "F *edged C"]:
     number, *box, channels = frames.shape
     edged = np.empty((number, *(length + 1 for length in box), channels), np.float32)
     edged[(slice(None), *(slice(0, length) for length in box))] = frames
-    for axis in range(1, axes + 1):
+    for axis in range(1, 1 + len(box)):
         along = (slice(None),) * axis
         edged[(*along, -1)] = edged[(*along, -2)]
     return edged
