@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ class Log:
 
     def __init__(self, out: Path, step: int):
         # Not SummaryWriter: it writes in a thread, and where the disk is full waits for ever.
-        from tensorboardX.event_file_writer import EventsWriter
+        with _torch_hidden():
+            from tensorboardX.event_file_writer import EventsWriter
 
         event_pb2 = import_module("tensorboardX.proto.event_pb2")  # made by protobuf: no types
 
@@ -71,6 +74,19 @@ class Log:
             self._file.close()
         finally:
             self._events.close()
+
+
+@contextmanager
+def _torch_hidden() -> Iterator[None]:
+    """tensorboardX imports PyTorch where it is installed: seconds and memory for no scalar."""
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]  # what makes an import fail
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
 
 
 class Silence:

@@ -33,7 +33,7 @@ def _compile_cache(tmp_path_factory: pytest.TempPathFactory):
     """Programs that several tests compile alike are compiled once."""
     folder = tmp_path_factory.mktemp("xla")
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -36,3 +38,17 @@ def test_a_full_disk_is_an_os_error_and_not_silence(tmp_path, monkeypatch, broke
                 log.write({"step": 1, "loss": 0.5})
         log.write({"step": 2, "loss": 0.5})
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
+
+
+def test_no_torch_is_imported_for_scalars(tmp_path):
+    program = f"""
+import importlib.util, sys
+from pathlib import Path
+from penn_jax.log import Log
+log = Log(Path({str(tmp_path)!r}), 0)
+log.write({{"step": 1, "loss": 0.5}})
+log.close()
+assert "torch" not in sys.modules
+assert importlib.util.find_spec("torch")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
