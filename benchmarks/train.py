@@ -39,6 +39,7 @@ from side_by_side import Served, add_data_options, chosen_data, described
 
 from penn_jax.config import Config
 from penn_jax.data.store import Store
+from penn_jax.huge_pages import start_with_huge_pages
 
 if TYPE_CHECKING:
     import torch
@@ -507,4 +508,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()  # for both programs, as penn train does
     main()

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from penn_jax.distributed import EXIT_LOST, end
+from penn_jax.huge_pages import start_with_huge_pages
 from penn_jax.options import EXIT_INPUT, build_parser
 from penn_jax.progress import tell
 from penn_jax.types import DivergedError, InputError, LostError, StoppedError
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not options.takes_config:
         build_parser().error(f"unknown option {rest[0]}")
     options.overrides = rest
+    if options.trains and arguments is None:
+        start_with_huge_pages()
     try:
         with _sigterm_unwinds(), _stdout_for_json(options.json):
             outcome = options.command(options)

@@ -72,6 +72,7 @@ class Command(NamedTuple):
     """Whether options that it does not know are values of the config."""
     has_result: bool = True
     """Whether it ends with something that ``--quiet`` and ``--json`` have a meaning for."""
+    trains: bool = False
 
 
 def build_parser() -> Parser:
@@ -95,7 +96,11 @@ def build_parser() -> Parser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         sub.set_defaults(
-            command=command.run, takes_config=command.takes_config, quiet=False, json=False
+            command=command.run,
+            takes_config=command.takes_config,
+            trains=command.trains,
+            quiet=False,
+            json=False,
         )
         command.add_options(sub)
         if command.has_result:
@@ -301,6 +306,7 @@ COMMANDS = (
         "the whole path on synthetic spines",
         _demo,
         ("penn demo --out demo",),
+        trains=True,
     ),
     Command(
         "phantoms",
@@ -323,6 +329,7 @@ COMMANDS = (
         _pretrain,
         ("penn pretrain configs/spine_t1.py --data prepared --out runs/pretrain",),
         takes_config=True,
+        trains=True,
     ),
     Command(
         "train",
@@ -331,6 +338,7 @@ COMMANDS = (
         _train,
         ("penn train configs/spine_t1.py --data prepared --out runs/train",),
         takes_config=True,
+        trains=True,
     ),
     Command(
         "rehearse",
@@ -349,6 +357,7 @@ COMMANDS = (
         "ways to train compared over seeds: one table with intervals",
         _study,
         ("penn study configs/studies/efficiency.py --data prepared --out studies/efficiency",),
+        trains=True,
     ),
     Command(
         "predict",

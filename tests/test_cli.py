@@ -116,6 +116,20 @@ def test_every_help_ends_with_an_example_that_parses(capsys, command):
         assert options.command is command.run
 
 
+@pytest.mark.parametrize(
+    ("words", "times"),
+    [("train gone.py --data gone --out gone", 1), ("predict gone gone --out gone", 0)],
+)
+def test_a_training_command_of_a_shell_asks_for_huge_pages(monkeypatch, words, times):
+    begun = []
+    monkeypatch.setattr("penn_jax.cli.start_with_huge_pages", lambda: begun.append(words))
+    monkeypatch.setattr(sys, "argv", ["penn", *words.split()])
+    assert main() == 2
+    assert begun == [words] * times
+    assert main(words.split()) == 2  # a caller from Python keeps its process
+    assert begun == [words] * times
+
+
 def test_the_help_of_the_whole_names_every_command(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
+from penn_jax.model.convolution import WIDTH, convolve
+
 Dtype = Literal["float32", "bfloat16"]
 
 BATCH_NORM_MOMENTUM = 0.9
@@ -66,6 +68,25 @@ class Reduce(nn.Module):
         if self.use_bias:
             y = y + _bias(self, self.features, y)
         return y
+
+
+class Convolve(nn.Module):
+    """Convolution three wide, stride 1, with zeros around: as large as its input.
+
+    Equal to ``torch.nn.Conv(kernel_size=3, padding=1, bias=False)``. The kernel is
+    (3, …, in, out).
+    """
+
+    features: int
+    dtype: Dtype = "float32"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B *spatial C"]) -> Float[Array, "B *spatial O"]:
+        window = (WIDTH,) * (x.ndim - 2)
+        kernel = self.param(
+            "kernel", nn.initializers.he_normal(), (*window, x.shape[-1], self.features)
+        )
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
 class Expand(nn.Module):
@@ -166,18 +187,9 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B *spatial C"], train: bool) -> Array:
-        axes = x.ndim - 2
         first = None
         for block in range(self.blocks):
-            x = nn.Conv(
-                self.features,
-                (3,) * axes,
-                padding=[(1, 1)] * axes,
-                use_bias=False,
-                kernel_init=nn.initializers.he_normal(),
-                dtype=self.dtype,
-                name=f"conv_{block}",
-            )(x)
+            x = Convolve(self.features, self.dtype, name=f"conv_{block}")(x)
             x = Normalise(self.norm, self.dtype, self.axis_name, name=f"norm_{block}")(x, train)
             if self.residual and first is not None and block == self.blocks - 1:
                 x = x + first

@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from penn_jax.config import ModelConfig
-from penn_jax.model.blocks import ChannelDropout, Expand, Normalise, Reduce, Stage
+from penn_jax.model.blocks import ChannelDropout, Convolve, Expand, Normalise, Reduce, Stage
 
 Variables = Mapping[str, Any]
 
@@ -154,7 +154,7 @@ def scores_within(
     size = x.shape[1:-1]
 
     def bounded(call: Any, arguments: tuple[Any, ...], options: Any, context: Any) -> Any:
-        if not isinstance(context.module, nn.Conv):
+        if not isinstance(context.module, Convolve):
             return call(*arguments, **options)
         features = arguments[0]
         for axis, (whole, length) in enumerate(zip(size, features.shape[1:-1], strict=True)):

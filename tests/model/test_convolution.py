@@ -1,0 +1,72 @@
+"""The convolution and its gradients against PyTorch's in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penn_jax.model.convolution import convolve
+
+
+def _arrays(shape, channels, features, seed):
+    generator = np.random.default_rng(seed)
+    sizes = (
+        (2, *shape, channels),
+        (*(3,) * len(shape), channels, features),
+        (2, *shape, features),
+    )
+    return [jnp.asarray(generator.normal(size=size), jnp.float32) for size in sizes]
+
+
+def _torch(x, kernel, gradient):
+    """Output, gradient of x and gradient of the kernel, float64."""
+    axes = x.ndim - 2
+    first = lambda a: torch.tensor(np.moveaxis(np.float64(a), -1, 1))  # noqa: E731
+    image = first(x).requires_grad_()
+    weight = torch.tensor(np.moveaxis(np.float64(kernel), (-1, -2), (0, 1))).requires_grad_()
+    out = (torch.nn.functional.conv2d, torch.nn.functional.conv3d)[axes - 2](
+        image, weight, padding=1
+    )
+    out.backward(first(gradient))
+    back = np.moveaxis(weight.grad.numpy(), (0, 1), (-1, -2))
+    return [np.moveaxis(a.detach().numpy(), 1, -1) for a in (out, image.grad)] + [back]
+
+
+@settings(max_examples=15)  # each new shape compiles
+@given(
+    st.lists(st.integers(1, 6), min_size=2, max_size=3),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(0, 2**31 - 1),
+)
+def test_output_and_gradients_are_pytorchs(shape, channels, features, seed):
+    x, kernel, gradient = _arrays(shape, channels, features, seed)
+    out, backward = jax.vjp(convolve, x, kernel)
+    ours = (out, *backward(gradient))
+    for mine, theirs in zip(ours, _torch(x, kernel, gradient), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_the_gradient_of_the_kernel_is_summed_in_float32():
+    x, kernel, gradient = _arrays((16, 16), 3, 5, 0)
+    half = [a.astype(jnp.bfloat16) for a in (x, kernel, gradient)]
+    _, backward = jax.vjp(convolve, *half[:2])
+    found = backward(half[2])[1]
+    assert found.dtype == jnp.bfloat16
+    _, _, expected = _torch(*(np.float32(a) for a in half))
+    np.testing.assert_allclose(np.float32(found), expected, rtol=2**-8, atol=1e-2)
+
+
+@pytest.mark.parametrize(("platform", "products"), [("cpu", 9), ("tpu", 0), ("cuda", 0)])
+def test_the_cpu_alone_takes_products(platform, products):
+    x, kernel, gradient = _arrays((6, 5), 2, 3, 0)
+
+    def kernel_gradient(x, kernel, gradient):
+        return jax.vjp(lambda k: convolve(x, k), kernel)[1](gradient)
+
+    program = jax.jit(kernel_gradient).trace(x, kernel, gradient)
+    text = program.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.dot_general") == products
