@@ -34,6 +34,7 @@ from side_by_side import Served, add_data_options, chosen_data, described
 
 from penn_jax.config import PatchConfig, PhotometryConfig
 from penn_jax.data.store import Store
+from penn_jax.huge_pages import start_with_huge_pages
 
 WARM_UP_SECONDS = 3.0
 """Untimed before each measurement: more than was cut ahead while others had their turn, and enough
@@ -355,4 +356,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()  # for every loader, as penn train does
     main()
