@@ -73,6 +73,7 @@ class Command(NamedTuple):
     has_result: bool = True
     """Whether it ends with something that ``--quiet`` and ``--json`` have a meaning for."""
     trains: bool = False
+    """Whether it trains, and so wants huge pages."""
 
 
 def build_parser() -> Parser:

@@ -82,6 +82,21 @@ def output_channels(card: ModelCard, config: Config) -> int:
     return len(card["labels"])
 
 
+def check_split(run: Place, theirs: ModelCard, card: ModelCard) -> None:
+    """Check that a run whose network starts or teaches another saw none of its validation cases.
+
+    Raises:
+        InputError: it was trained on another split of the same scans.
+    """
+    if theirs["data_hash"] == card["data_hash"] and theirs["split_hash"] != card["split_hash"]:
+        raise InputError(
+            run,
+            f"it was trained on another split of these scans (fold {theirs['fold']})",
+            f"the split of this run (fold {card['fold']}), so that no validation case was seen",
+            "choose a run of the same --fold and the same preparation",
+        )
+
+
 @contextlib.contextmanager
 def opened(out: Path, config: Config, card: ModelCard, resume: bool) -> Iterator[None]:
     """Make a run directory, or check that the one there is of the same config, and hold it.

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from penn_jax.progress import say
 from penn_jax.report.metrics import Confusion, confusion
 from penn_jax.run import load_model, read_json
 from penn_jax.settings import parse_section
-from penn_jax.study_jobs import Job, chosen_rate, compared_run, sweep, wanted
+from penn_jax.study_jobs import Job, before, chosen_rate, compared_run, sweep, wanted
 from penn_jax.study_phantoms import check_phantoms, phantom_store
 from penn_jax.study_table import Run, Tried, mean_dice, validation_curve, write_table
 from penn_jax.task import check_fit
@@ -81,7 +82,7 @@ def study(
         else:
             time.sleep(_WAIT)
     with filelock.FileLock(out / _LOCK):
-        return _write(asked, store.manifest["data_hash"], out)
+        return _write(asked, prepared_hash(store), out)
 
 
 def inner_store(store: Store, fold: int) -> Store:
@@ -128,7 +129,7 @@ def _check_fit(asked: Study, store: Store) -> None:
 
 def _open(asked: Study, store: Store, out: Path, resume: bool) -> None:
     """Make the folder of a study, or check that the one there is the same study."""
-    record = {"study": to_json(asked), "data_hash": store.manifest["data_hash"]}
+    record = {"study": to_json(asked), "prepared_hash": prepared_hash(store)}
     path = out / "study.json"
     if out.exists() and not path.exists() and not all(_is_ours(there) for there in out.iterdir()):
         raise InputError(out, "is not empty and not a study", "a new folder", "choose another")
@@ -152,7 +153,7 @@ def _open(asked: Study, store: Store, out: Path, resume: bool) -> None:
 def _is_same(there: dict[str, Any], asked: Study, store: Store, path: Path) -> bool:
     # As a study, not as text: a file of an earlier version may lack a value that has a default.
     begun = parse_section(Study, there.get("study"), path)
-    return begun == asked and there.get("data_hash") == store.manifest["data_hash"]
+    return begun == asked and there.get("prepared_hash") == prepared_hash(store)
 
 
 def _is_ours(path: Path) -> bool:
@@ -217,10 +218,10 @@ def empty_counts(store: Store, fold: int) -> dict[str, Confusion]:
     return counts
 
 
-def _write(asked: Study, data_hash: str, out: Path) -> dict[str, Any]:
+def _write(asked: Study, prepared: str, out: Path) -> dict[str, Any]:
     """The table, when everything is done."""
     runs: dict[str, list[Run]] = {}
-    pretraining: dict[str, list[dict[str, Any]]] = {}
+    pretraining: dict[str, list[list[dict[str, Any]]]] = {}
     sweeps: dict[str, list[Tried]] = {}
     for arm in asked.arms:
         jobs = [
@@ -233,8 +234,9 @@ def _write(asked: Study, data_hash: str, out: Path) -> dict[str, Any]:
             for seed, job in jobs
             if job is not None
         ]
-        starts = {job.start.result for _, job in jobs if job is not None and job.start is not None}
-        pretraining[arm.name] = [read_json(path) for path in sorted(starts)]
+        pretraining[arm.name] = [
+            [read_json(first.result) for first in before(job)] for _, job in jobs if job is not None
+        ]
         sweeps[arm.name] = [
             Tried(
                 fold,
@@ -244,7 +246,7 @@ def _write(asked: Study, data_hash: str, out: Path) -> dict[str, Any]:
             for fold in asked.folds
             for job in sweep(arm, fold, asked, out)
         ]
-    return write_table(asked, out, data_hash, runs, pretraining, sweeps)
+    return write_table(asked, out, prepared, runs, pretraining, sweeps)
 
 
 def _told(result: dict[str, Any]) -> str:
@@ -252,6 +254,13 @@ def _told(result: dict[str, Any]) -> str:
         return "diverged, counts as Dice 0"
     dice = f", Dice {mean_dice(result) or 0.0:.4f}" if "counts" in result else ""
     return f"{result['step']} steps in {result['seconds']:.0f} s{dice}"
+
+
+def prepared_hash(store: Store) -> str:
+    """Sixteen hex digits over the scans and labels, how they were prepared, and the splits."""
+    manifest = store.manifest
+    parts = [manifest[name] for name in ("data_hash", "config_hash", "splits")]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 @functools.cache  # of the code that runs, were its files to change meanwhile

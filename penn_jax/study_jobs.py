@@ -36,6 +36,14 @@ class Job:
         return self.folder / "result.json"
 
 
+def before(job: Job) -> Iterator[Job]:
+    """All runs without which this one could not be: what started it, what taught that, …"""
+    for first in (job.start, job.teacher):
+        if first is not None:
+            yield from before(first)
+            yield first
+
+
 def wanted(asked: Study, out: Path) -> Iterator[Job]:
     """All runs that can be named by now: those of an arm with a sweep wait for its choice."""
     for fold in asked.folds:

@@ -45,9 +45,9 @@ class Tried(NamedTuple):
 def write_table(
     asked: Study,
     out: Path,
-    data_hash: str,
+    prepared: str,
     runs: Mapping[str, Sequence[Run]],
-    pretraining: Mapping[str, Sequence[Result]],
+    pretraining: Mapping[str, Sequence[Sequence[Result]]],
     sweeps: Mapping[str, Sequence[Tried]],
 ) -> dict[str, Any]:
     """Compare the arms and write ``table.json``, ``table.md``, ``cases.csv`` and ``report.html``.
@@ -55,9 +55,9 @@ def write_table(
     Args:
         asked: the study.
         out: its folder.
-        data_hash: of the prepared store.
+        prepared: hash of the prepared store.
         runs: arm -> its runs, folds in the same order for every arm.
-        pretraining: arm -> results of the self-supervised runs that started its runs.
+        pretraining: arm -> for each of its runs the results of all that had to be run before it.
         sweeps: arm -> the runs that chose its learning rate.
 
     Returns:
@@ -79,11 +79,11 @@ def write_table(
         "command": f"penn study CONFIG --data PREPARED --out {shlex.quote(out.name)}",
         "hashes": {
             "definition": config_hash(asked),
-            "data": data_hash,
+            "data": prepared,
             "code": ", ".join(sorted(codes)),
             "results": results_hash(runs),
         },
-        "repeatable": not any(arm.config.train.max_seconds for arm in asked.arms),
+        "repeatable": repeatable(asked),
         "arms": [
             _arm(arm, asked, runs[arm.name], pretraining[arm.name], sweeps[arm.name])
             | {"difference": differences[arm.name]}
@@ -98,6 +98,12 @@ def write_table(
     ):
         write_page(out / name, text)
     return table
+
+
+def repeatable(asked: Study) -> bool:
+    """Whether no budget follows the clock."""
+    configs = [config for arm in asked.arms for config in (arm.config, arm.pretrain)]
+    return not any(config is not None and config.train.max_seconds for config in configs)
 
 
 def results_hash(runs: Mapping[str, Sequence[Run]]) -> str:
@@ -191,7 +197,7 @@ def _arm(
     arm: Arm,
     asked: Study,
     of_arm: Sequence[Run],
-    pretraining: Sequence[Result],
+    pretraining: Sequence[Sequence[Result]],
     sweep: Sequence[Tried],
 ) -> dict[str, Any]:
     results = [run.result for run in of_arm]
@@ -215,6 +221,7 @@ def _arm(
                 "folder": run.folder,
                 "learning_rate": run.result["config"]["optim"]["learning_rate"],
                 "dice": mean_dice(run.result),
+                "diverged": "diverged" in run.result,
                 "cases": {name: _or_none(v) for name, v in case_dice(run.result).items()},
                 "curve": run.result["curve"],
             }
@@ -229,16 +236,17 @@ def _arm(
                 "fold": tried.fold,
                 "learning_rate": tried.result["config"]["optim"]["learning_rate"],
                 "dice": mean_dice(tried.result),
+                "diverged": "diverged" in tried.result,
                 "steps_to_target": (time_to_target(tried.result, asked.target_dice) or [None])[0],
                 "chosen": tried.chosen,
             }
             for tried in sweep
         ],
         "pretraining": {
-            "steps": int(np.mean([result["step"] for result in pretraining])),
-            "seconds": float(np.mean([result["seconds"] for result in pretraining])),
+            name: float(np.mean([sum(result[of] for result in chain) for chain in pretraining]))
+            for name, of in (("steps", "step"), ("seconds", "seconds"))
         }
-        if pretraining
+        if any(pretraining)
         else None,
     }
 

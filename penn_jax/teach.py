@@ -12,7 +12,7 @@ from penn_jax.config import Config
 from penn_jax.data.remote import Place
 from penn_jax.model.fold import fold
 from penn_jax.model.network import Network, total_stride
-from penn_jax.run import ModelCard, load_model
+from penn_jax.run import ModelCard, check_split, load_model
 from penn_jax.types import InputError
 
 Teach = Callable[[Float[Array, "B *size C"]], UInt8[Array, "B *size"]]
@@ -28,7 +28,8 @@ def load_teacher(run: Place, config: Config, card: ModelCard) -> Teach:
         card: its model card.
 
     Raises:
-        InputError: there is no such run, or it takes other patches or knows other classes.
+        InputError: there is no such run, it takes other patches or knows other classes, or it was
+            trained on another split.
 
     Reference:
         Xie et al., "Self-training with noisy student", 2020: the student sees augmented images,
@@ -40,6 +41,7 @@ def load_teacher(run: Place, config: Config, card: ModelCard) -> Teach:
             raise InputError(
                 run, f"its {name} is {theirs[name]}", f"{card[name]}", "choose another teacher"
             )
+    check_split(run, theirs, card)
     if other.patches.neighbours != config.patches.neighbours:
         raise InputError(
             run,

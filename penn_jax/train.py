@@ -89,7 +89,7 @@ def train(
         if init is not None:
             pretrained = loaded_parts(variables["params"], config.train.initialise)
             if not saved_steps(work.folder / "checkpoints"):
-                variables, loaded = load_parts(init, variables, config.train.initialise)
+                variables, loaded = load_parts(init, variables, config.train.initialise, card)
                 say(loaded, progress and is_primary())
         with opened_by_all(work.folder, config, card, resume, work.is_copy):
             return fit(

@@ -9,7 +9,7 @@ import jax
 from jaxtyping import PyTree
 
 from penn_jax.data.remote import Place
-from penn_jax.run import load_model
+from penn_jax.run import ModelCard, check_split, load_model
 from penn_jax.types import InputError
 
 Parts = Literal["encoder", "network"]
@@ -17,7 +17,9 @@ Parts = Literal["encoder", "network"]
 _ENCODER = ("reduce_", "conv_")
 
 
-def load_parts(run: Place, fresh: Mapping[str, Any], parts: Parts) -> tuple[dict[str, Any], str]:
+def load_parts(
+    run: Place, fresh: Mapping[str, Any], parts: Parts, card: ModelCard
+) -> tuple[dict[str, Any], str]:
     """Put another run's weights and batch statistics in place of newly drawn ones.
 
     Args:
@@ -25,14 +27,17 @@ def load_parts(run: Place, fresh: Mapping[str, Any], parts: Parts) -> tuple[dict
         fresh: newly drawn variables of the network to train.
         parts: ``network`` loads all but the heads, whose classes may differ; ``encoder`` the conv
             stages alone.
+        card: model card of the network to train.
 
     Returns:
         The variables, and one line that says what was loaded and what is new.
 
     Raises:
-        InputError: a part is missing there or of another shape; the first one is named.
+        InputError: a part is missing there or of another shape, the first one is named; or that
+            run was trained on another split.
     """
-    _, _, loaded = load_model(run, newest=True)
+    _, theirs, loaded = load_model(run, newest=True)
+    check_split(run, theirs, card)
     leaves, _ = jax.tree_util.tree_flatten_with_path(loaded)
     there = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
     taken: dict[str, int] = {}

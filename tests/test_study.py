@@ -19,7 +19,7 @@ from penn_jax.run import read_card, read_config
 from penn_jax.study import empty_counts, inner_store, study
 from penn_jax.study_jobs import Job, chosen_rate, wanted
 from penn_jax.study_phantoms import check_phantoms
-from penn_jax.study_table import mean_dice, time_to_target
+from penn_jax.study_table import mean_dice, repeatable, time_to_target
 from penn_jax.task import pretraining_cases
 from penn_jax.types import BusyError, DivergedError, InputError
 
@@ -137,6 +137,24 @@ def test_runs_on_synthetic_spines_depend_on_the_seed_alone(tmp_path):
     assert seeds == [0, 0, 1, 1]
 
 
+def test_a_study_is_of_scans_as_they_were_prepared_and_split(whole, store, tmp_path):
+    out, _ = whole
+    other = shutil.copytree(store, tmp_path / "other")
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["splits"][0]["train"].remove("a")
+    write_manifest(other, manifest)
+    with pytest.raises(InputError, match="another study or other data"):
+        study(STUDY, other, out, resume=True, progress=False)
+
+
+def test_only_budgets_in_steps_can_be_repeated():
+    assert repeatable(STUDY)
+    timed = replace(PRETRAINING, train=replace(PRETRAINING.train, max_seconds=9.0))
+    scratch, masked, _ = STUDY.arms
+    assert not repeatable(replace(STUDY, arms=(scratch, replace(masked, pretrain=timed))))
+    assert not repeatable(replace(STUDY, arms=(replace(scratch, config=timed),)))
+
+
 def test_scans_of_several_channels_cannot_follow_synthetic_spines(store, tmp_path):
     two = Store(store)
     two.manifest["channels"] = ["T1", "T2"]
@@ -146,7 +164,7 @@ def test_scans_of_several_channels_cannot_follow_synthetic_spines(store, tmp_pat
 
 def test_the_table_holds_what_the_runs_counted(whole):
     out, table = whole
-    scratch, masked, _ = table["arms"]
+    scratch, masked, taught = table["arms"]
     for arm in (scratch, masked):
         for run in arm["runs"]:
             counts = json.loads((out / run["folder"] / "result.json").read_text())["counts"]
@@ -163,6 +181,8 @@ def test_the_table_holds_what_the_runs_counted(whole):
     assert masked["difference"]["value"] == pytest.approx(means[1] - means[0], abs=1e-12)
     assert scratch["difference"] is None
     assert masked["pretraining"]["steps"] == 2
+    assert taught["pretraining"]["steps"] == 4  # its teacher's and its own
+    assert scratch["pretraining"] is None
     tried = {one["learning_rate"]: one["chosen"] for one in scratch["sweep"]}
     assert tried.keys() == {0.01, 0.1}
     (chosen,) = (rate for rate, is_chosen in tried.items() if is_chosen)

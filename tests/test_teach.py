@@ -110,3 +110,5 @@ def test_a_teacher_of_other_patches_is_refused(teacher, change, said):
         load_teacher(teacher, replace(CONFIG, **change), card)
     with pytest.raises(InputError, match="its labels is"):
         load_teacher(teacher, CONFIG, {**card, "labels": {"background": 0, "other": 1}})
+    with pytest.raises(InputError, match="another split of these scans"):
+        load_teacher(teacher, CONFIG, {**card, "split_hash": "another"})

@@ -41,7 +41,7 @@ PLAIN = replace(
     average=0.0,
 )
 ADAMW = replace(CONFIG.optim, name="adamw", weight_decay=0.01, centralise=False)
-RATES = (0.05, 0.1, 0.2)
+RATES = (0.1, 0.2, 0.4)
 
 study = Study(
     name="efficiency",
@@ -58,7 +58,7 @@ study = Study(
             ENHANCED,
             "the enhanced SGD",
             baseline="sgd",
-            learning_rates=(0.1, 0.2, 0.4),
+            learning_rates=RATES,
         ),
         Arm(
             "enhanced-pre-trained",
@@ -67,7 +67,7 @@ study = Study(
             pretrain=SPINES,
             phantoms=60,
             baseline="sgd",
-            learning_rates=RATES,
+            learning_rates=(0.05, 0.1, 0.2),
         ),
         Arm(
             "adamw",

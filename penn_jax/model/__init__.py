@@ -1,6 +1,6 @@
 """The network: a batch of patches enters, class scores at the same size leave.
 
-Read ``blocks.py`` (the layers), ``network.py`` (how they are put together), ``loss.py`` (what is
-minimised), ``augment.py`` (random intensity changes on the device, before the network) and
-``corrupt.py`` (what pre-training has the network undo).
+Read ``convolution.py`` and ``blocks.py`` (the layers), ``network.py`` (how they are put together),
+``loss.py`` (what is minimised), ``augment.py`` (random intensity changes on the device, before the
+network) and ``corrupt.py`` (what pre-training has the network undo).
 """

@@ -1,8 +1,8 @@
 """A three-wide convolution whose kernel's gradient is cheap on a CPU.
 
-XLA's CPU computes that gradient as a convolution with a window as large as the image, at a quarter
-of the speed of its matrix products; and it is nothing but one matrix product for each place of the
-kernel, of the features there and the gradient of the output.
+XLA computes that gradient as a convolution with a window as large as the image, which its CPU does
+on one core; and it is nothing but one matrix product for each place of the kernel, of the features
+there and the gradient of the output.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ WIDTH = 3
 
 @jax.custom_vjp
 def convolve(
-    x: Float[Array, "B *spatial C"], kernel: Float[Array, " *window C O"]
+    x: Float[Array, "B *spatial C"], kernel: Float[Array, "*window C O"]
 ) -> Float[Array, "B *spatial O"]:
     """Convolution of width 3 and stride 1 with zeros around: the output is as large as ``x``.
 
-    Equal to ``torch.nn.functional.conv2d(padding=1)`` or ``conv3d``; float32 or bfloat16.
+    ``y[b, p, o] = sum over k, c of x[b, p + k - 1, c] · kernel[k, c, o]``, places p and k with two
+    or three coordinates. Equal to ``torch.nn.functional.conv2d(padding=1)`` or ``conv3d``; float32
+    or bfloat16. It has no derivative in forward mode (``jax.jvp``).
     """
     return _convolve(x, kernel)
 
@@ -42,19 +44,24 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
-
-    def by_convolution(x: Array, gradient: Array) -> Array:
-        return jax.linear_transpose(lambda k: _convolve(x, k), kernel)(gradient)[0]
-
     (of_x,) = jax.linear_transpose(lambda x: _convolve(x, kernel), x)(gradient)
-    of_kernel = jax.lax.platform_dependent(x, gradient, cpu=_by_products, default=by_convolution)
+    of_kernel = jax.lax.platform_dependent(x, gradient, cpu=by_products, default=by_convolution)
     return of_x, of_kernel
 
 
-def _by_products(
+def by_convolution(
     x: Float[Array, "B *spatial C"], gradient: Float[Array, "B *spatial O"]
-) -> Float[Array, " *window C O"]:
-    """At place k of the kernel the sum over voxels p of x[p + k - 1] ⊗ gradient[p]."""
+) -> Float[Array, "*window C O"]:
+    """Gradient of the kernel in XLA's own way."""
+    window = (WIDTH,) * (x.ndim - 2)
+    like = jax.ShapeDtypeStruct((*window, x.shape[-1], gradient.shape[-1]), x.dtype)
+    return jax.linear_transpose(lambda kernel: _convolve(x, kernel), like)(gradient)[0]
+
+
+def by_products(
+    x: Float[Array, "B *spatial C"], gradient: Float[Array, "B *spatial O"]
+) -> Float[Array, "*window C O"]:
+    """Gradient of the kernel: at place k the sum over b, p of x[b, p + k - 1] ⊗ gradient[b, p]."""
     axes, channels, features = x.ndim - 2, x.shape[-1], gradient.shape[-1]
     # Moving either of the two is the same sum; the one with fewer channels is the cheaper to copy.
     moved, still = (x, gradient) if channels <= features else (gradient, x)

@@ -13,12 +13,13 @@ The table is plain JSON::
         dice        mean over cases {value, ci95, n}
         six         {pooled: {metric: value}, mean: {metric: {value, ci95, n}}}
         difference  from the baseline {value, ci95, ci95_seeds, p, p_holm}; None without one
-        runs        [{seed, fold, folder, learning_rate, dice, cases: {case: Dice},
+        runs        [{seed, fold, folder, learning_rate, dice, diverged, cases: {case: Dice},
                       curve: [[step, seconds, Dice], …]}]
         steps, seconds                        of training, one value a run
         steps_to_target, seconds_to_target    one value a run, None where it was not reached
-        sweep       [{fold, learning_rate, dice, steps_to_target, chosen}]
-        pretraining {steps, seconds}, or None
+        sweep       [{fold, learning_rate, dice, diverged, steps_to_target, chosen}]
+        pretraining {steps, seconds} of all that had to be run before one of its runs, teachers and
+                    what started them included, mean over runs; or None
 
 Dice is a share of 1, None where it is undefined.
 """
@@ -91,6 +92,7 @@ def arm_cells(table: Mapping[str, Any]) -> Cells:
         "95 %, other seeds too",
         "p",
         "p, corrected",
+        "Runs before it (s)",
     )
     return Cells(header, [_arm_row(arm) for arm in table["arms"]])
 
@@ -98,8 +100,10 @@ def arm_cells(table: Mapping[str, Any]) -> Cells:
 def _arm_row(arm: Mapping[str, Any]) -> tuple[str, ...]:
     dice, difference = arm["dice"], arm["difference"]
     start = (arm["name"], number(dice["value"], 100.0), span(dice["ci95"], 100.0), str(dice["n"]))
+    before = arm["pretraining"]
+    end = UNDEFINED if before is None else f"{before['seconds']:,.0f}"
     if difference is None:
-        return (*start, *[UNDEFINED] * 6)
+        return (*start, *[UNDEFINED] * 6, end)
     return (
         *start,
         arm["baseline"],
@@ -108,6 +112,7 @@ def _arm_row(arm: Mapping[str, Any]) -> tuple[str, ...]:
         points_span(difference["ci95_seeds"]),
         _probability(difference["p"]),
         _probability(difference["p_holm"]),
+        end,
     )
 
 
@@ -120,10 +125,11 @@ def target_cells(table: Mapping[str, Any]) -> Cells:
         "Arm",
         "Runs that reached it",
         "Steps",
+        "Of each run",
         "Times faster",
         "Seconds",
         "Times faster",
-        "Pre-training (s)",
+        "Runs before it (s)",
         "Together (s)",
     )
     arms = {arm["name"]: arm for arm in table["arms"]}
@@ -134,12 +140,14 @@ def target_cells(table: Mapping[str, Any]) -> Cells:
         if arm["baseline"] is not None:
             slower = _to_target(arms[arm["baseline"]])
         before = arm["pretraining"] and arm["pretraining"]["seconds"]
-        reached = sum(value is not None for value in arm["steps_to_target"])
+        each = arm["steps_to_target"]
+        reached = sum(value is not None for value in each)
         rows.append(
             (
                 arm["name"],
-                f"{reached} of {len(arm['steps_to_target'])}",
+                f"{reached} of {len(each)}",
                 _count(steps),
+                ", ".join("–" if value is None else f"{value:,}" for value in each),
                 _ratio(slower[0], steps),
                 _count(seconds),
                 _ratio(slower[1], seconds),
@@ -186,7 +194,7 @@ def sweep_cells(table: Mapping[str, Any]) -> Cells:
             arm["name"],
             str(tried["fold"]),
             f"{tried['learning_rate']:g}",
-            number(tried["dice"], 100.0),
+            _dice(tried),
             UNDEFINED if table["target_dice"] is None else _count(tried["steps_to_target"]),
             "yes" if tried["chosen"] else "",
         )
@@ -205,7 +213,7 @@ def run_cells(table: Mapping[str, Any]) -> Cells:
             arm["name"],
             str(run["seed"]),
             str(run["fold"]),
-            number(run["dice"], 100.0),
+            _dice(run),
             f"{steps:,}",
             f"{seconds:,.0f}",
         )
@@ -244,6 +252,10 @@ def provenance(table: Mapping[str, Any]) -> dict[str, str]:
     """Where and when, and the hashes by which a repeat is compared."""
     hashes = {f"Hash of the {name}": value for name, value in table["hashes"].items()}
     return {"Date": table["date"], **hashes, **machine(table["machine"])}
+
+
+def _dice(run: Mapping[str, Any]) -> str:
+    return "diverged" if run["diverged"] else number(run["dice"], 100.0)
 
 
 def _probability(value: float | None) -> str:

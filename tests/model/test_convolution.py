@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from penn_jax.model.convolution import convolve
+from penn_jax.model.convolution import by_convolution, by_products, convolve
 
 
 def _arrays(shape, channels, features, seed):
@@ -35,19 +35,27 @@ def _torch(x, kernel, gradient):
     return [np.moveaxis(a.detach().numpy(), 1, -1) for a in (out, image.grad)] + [back]
 
 
+def _output_and_gradients(x, kernel, gradient):
+    out, backward = jax.vjp(convolve, x, kernel)
+    return out, *backward(gradient)
+
+
 @settings(max_examples=15)  # each new shape compiles
 @given(
     st.lists(st.integers(1, 6), min_size=2, max_size=3),
     st.integers(1, 4),
     st.integers(1, 4),
+    st.booleans(),
     st.integers(0, 2**31 - 1),
 )
-def test_output_and_gradients_are_pytorchs(shape, channels, features, seed):
+def test_output_and_gradients_are_pytorchs(shape, channels, features, compiled, seed):
     x, kernel, gradient = _arrays(shape, channels, features, seed)
-    out, backward = jax.vjp(convolve, x, kernel)
-    ours = (out, *backward(gradient))
-    for mine, theirs in zip(ours, _torch(x, kernel, gradient), strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
+    ours = (jax.jit if compiled else lambda f: f)(_output_and_gradients)(x, kernel, gradient)
+    theirs = _torch(x, kernel, gradient)
+    for mine, reference in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=1e-4, atol=1e-4)
+    for way in (by_products, by_convolution):
+        np.testing.assert_allclose(way(x, gradient), theirs[2], rtol=1e-4, atol=1e-4)
 
 
 def test_the_gradient_of_the_kernel_is_summed_in_float32():
@@ -63,10 +71,6 @@ def test_the_gradient_of_the_kernel_is_summed_in_float32():
 @pytest.mark.parametrize(("platform", "products"), [("cpu", 9), ("tpu", 0), ("cuda", 0)])
 def test_the_cpu_alone_takes_products(platform, products):
     x, kernel, gradient = _arrays((6, 5), 2, 3, 0)
-
-    def kernel_gradient(x, kernel, gradient):
-        return jax.vjp(lambda k: convolve(x, k), kernel)[1](gradient)
-
-    program = jax.jit(kernel_gradient).trace(x, kernel, gradient)
+    program = jax.jit(_output_and_gradients).trace(x, kernel, gradient)
     text = program.lower(lowering_platforms=(platform,)).as_text()
     assert text.count("stablehlo.dot_general") == products

@@ -8,7 +8,14 @@ import pytest
 
 from penn_jax.report.metrics import METRICS
 from penn_jax.report.study_page import study_page
-from penn_jax.report.study_tables import arm_cells, study_csv, study_markdown, target_cells
+from penn_jax.report.study_tables import (
+    arm_cells,
+    run_cells,
+    study_csv,
+    study_markdown,
+    sweep_cells,
+    target_cells,
+)
 
 
 def mean(value, half=0.02):
@@ -22,6 +29,7 @@ def arm(name, dice, baseline=None, difference=None, **more):
             "fold": 0,
             "folder": f"runs/{name}/fold0-seed{seed}",
             "dice": dice,
+            "diverged": False,
             "cases": {"sub23": dice, "sub24": None if seed else 0.1 + 0.2},
             "curve": [[10, 3.5, 0.5], [20 + seed, 7.0, None], [30, 10.5, dice]],
         }
@@ -52,7 +60,14 @@ def arm(name, dice, baseline=None, difference=None, **more):
 def table():
     gain = {"value": 0.045, "ci95": [0.035, 0.055], "ci95_seeds": [-0.01, 0.1], "p": 0.0004}
     tried = [
-        {"fold": 0, "learning_rate": rate, "dice": 0.8, "steps_to_target": None, "chosen": chosen}
+        {
+            "fold": 0,
+            "learning_rate": rate,
+            "dice": 0.8,
+            "diverged": not chosen,
+            "steps_to_target": None,
+            "chosen": chosen,
+        }
         for rate, chosen in ((0.03, True), (0.1, False))
     ]
     arms = [
@@ -85,18 +100,36 @@ def table():
 def test_arms_with_both_intervals_and_the_corrected_p(table):
     plain, pre, never = arm_cells(table).rows
     # By hand from the fixture: shares in % with one decimal, differences in points with two.
-    assert plain == ("plain", "86.0", "84.0 to 88.0", "6", *["–"] * 6)
-    assert pre[4:] == ("plain", "+4.50", "+3.50 to +5.50", "-1.00 to +10.00", "<0.001", "0.012")
-    assert never[4:] == ("plain", *["–"] * 5)
+    assert plain == ("plain", "86.0", "84.0 to 88.0", "6", *["–"] * 7)
+    assert pre[4:] == (
+        *("plain", "+4.50", "+3.50 to +5.50", "-1.00 to +10.00", "<0.001", "0.012"),
+        "120",
+    )
+    assert never[4:] == ("plain", *["–"] * 6)
 
 
 def test_time_to_the_target_is_the_median_and_never_counts_as_longest(table):
     plain, pre, never = target_cells(table).rows
-    assert plain == ("plain", "2 of 2", "60", "–", "21", "–", "–", "21")
+    assert plain == ("plain", "2 of 2", "60", "60, 60", "–", "21", "–", "–", "21")
     # Medians 25 steps and 8.5 s against 60 and 21: 2.40 and 2.47 times; 8.5 + 120 s together.
-    assert pre[1:] == ("2 of 2", "25", "2.40", "8", "2.47", "120", "128")
+    assert pre[1:] == ("2 of 2", "25", "20, 30", "2.40", "8", "2.47", "120", "128")
     # Half of the runs never reached it, so the median lies between 10 and never.
-    assert never[1:] == ("1 of 2", "not reached", "–", "not reached", "–", "–", "not reached")
+    assert never[1:] == (
+        "1 of 2",
+        "not reached",
+        "10, –",
+        "–",
+        "not reached",
+        "–",
+        "–",
+        "not reached",
+    )
+
+
+def test_a_run_that_diverged_is_told_as_such(table):
+    table["arms"][0]["runs"][1]["diverged"] = True
+    assert [row[4] for row in run_cells(table).rows[:2]] == ["86.0", "diverged"]
+    assert [row[3] for row in sweep_cells(table).rows] == ["80.0", "diverged"]
 
 
 def test_the_page_is_sound_and_holds_every_part(table, read_page):
@@ -129,7 +162,9 @@ def test_markdown_keeps_its_columns_whatever_an_arm_is_called(table):
     rows = [line for line in lines if line.startswith("| pre")]
     assert rows
     assert all(line.startswith(r"| pre <b>\|$x$ |") for line in rows)
-    assert "| never | 1 of 2 | not reached | – | not reached | – | – | not reached |" in lines
+    assert (
+        "| never | 1 of 2 | not reached | 10, – | – | not reached | – | – | not reached |" in lines
+    )
     assert "- Hash of the results: dd44" in lines
     assert "    penn study CONFIG --data PREPARED --out efficiency" in lines
 
