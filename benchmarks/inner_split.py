@@ -1,9 +1,11 @@
 """A raw folder with a split inside its training cases, to make choices on.
 
     python benchmarks/inner_split.py $PENN_DATA/spine_t1 inner/spine_t1
+    python benchmarks/inner_split.py $PENN_DATA/tumour_t1gd inner/tumour_t1gd --group 3
 
 The validation cases of the first split are left out whole; every fourth of the training cases, in
-the order of their names, is validated on in their place. For nnU-Net raw folders.
+the order of their names, is validated on in their place. Where names that begin alike may be of one
+person, ``--group`` says in how many characters, and they stay together. For nnU-Net raw folders.
 """
 
 from __future__ import annotations
@@ -14,21 +16,23 @@ import shutil
 from pathlib import Path
 
 HELD_OUT = 4
-"""Of the training cases one in so many."""
+"""Of the training cases, or groups of them, one in so many."""
 
 
-def inner_split(raw: Path, out: Path) -> dict[str, list[str]]:
+def inner_split(raw: Path, out: Path, group: int | None = None) -> dict[str, list[str]]:
     """Write the folder.
 
     Args:
         raw: with ``dataset.json``, ``splits_final.json``, ``imagesTr`` and ``labelsTr``.
         out: a new folder.
+        group: cases whose names share so many first characters stay together; None: none do.
 
     Returns:
         The split.
     """
     cases = sorted(json.loads((raw / "splits_final.json").read_text())[0]["train"])
-    held_out = cases[HELD_OUT - 1 :: HELD_OUT]
+    groups = sorted({case[:group] for case in cases})[HELD_OUT - 1 :: HELD_OUT]
+    held_out = [case for case in cases if case[:group] in groups]
     split = {"train": [case for case in cases if case not in held_out], "val": held_out}
     for part, rest in (("imagesTr", "_????.nii.gz"), ("labelsTr", ".nii.gz")):
         (out / part).mkdir(parents=True)
@@ -45,8 +49,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("raw", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--group", type=int, help="characters that names of one person share")
     options = parser.parse_args()
-    for part, cases in inner_split(options.raw, options.out).items():
+    for part, cases in inner_split(options.raw, options.out, options.group).items():
         print(f"{part}: {len(cases)} cases")
 
 

@@ -4,7 +4,8 @@ penn prepare $PENN_DATA/spine_t1 prepared/spine_t1 --merge-labels
 penn study configs/studies/four_spines.py --data prepared/spine_t1 --out studies/four_spines
 
 Each seed draws its own four spines, the same for all arms. 12 × 300 s, and 3 × 400 steps on the
-synthetic spines of ``efficiency.py``. Ways to pre-train were chosen by ``tried_spines.py``.
+synthetic spines of ``efficiency.py``. Self-training was chosen by ``tried_spines.py``, with a
+teacher that had not seen synthetic spines.
 """
 
 from dataclasses import replace

@@ -1,6 +1,6 @@
 """What was tried with eighty labelled tumour slices before eighty_tumours.py; budgets in steps.
 
-python benchmarks/inner_split.py $PENN_DATA/tumour_t1gd inner/tumour_t1gd
+python benchmarks/inner_split.py $PENN_DATA/tumour_t1gd inner/tumour_t1gd --group 3
 penn prepare inner/tumour_t1gd prepared/inner_tumour_t1gd
 penn study configs/studies/tried_tumours.py --data prepared/inner_tumour_t1gd \\
     --out studies/tried_tumours
