@@ -29,10 +29,15 @@ def inner_split(raw: Path, out: Path, group: int | None = None) -> dict[str, lis
 
     Returns:
         The split.
+
+    Raises:
+        SystemExit: there are too few cases, or groups of them, to hold one out.
     """
     cases = sorted(json.loads((raw / "splits_final.json").read_text())[0]["train"])
     groups = sorted({case[:group] for case in cases})[HELD_OUT - 1 :: HELD_OUT]
     held_out = [case for case in cases if case[:group] in groups]
+    if not held_out:
+        raise SystemExit(f"{raw}: fewer than {HELD_OUT} groups of training cases, none to hold out")
     split = {"train": [case for case in cases if case not in held_out], "val": held_out}
     for part, rest in (("imagesTr", "_????.nii.gz"), ("labelsTr", ".nii.gz")):
         (out / part).mkdir(parents=True)
@@ -46,7 +51,7 @@ def inner_split(raw: Path, out: Path, group: int | None = None) -> dict[str, lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("raw", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--group", type=int, help="characters that names of one person share")

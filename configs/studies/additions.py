@@ -17,7 +17,7 @@ EFFICIENCY = run_path(str(Path(__file__).with_name("efficiency.py")))
 MOMENTUM = replace(EFFICIENCY["PLAIN"], momentum=0.9, nesterov=True)
 
 
-def arm(name, description, baseline="momentum", **addition):
+def arm(name, description, baseline: str | None = "momentum", **addition):
     config = replace(EFFICIENCY["ENHANCED"], optim=replace(MOMENTUM, **addition))
     return Arm(name, config, description, baseline=baseline, learning_rates=EFFICIENCY["RATES"])
 

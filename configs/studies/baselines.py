@@ -23,6 +23,7 @@ def arm(name, description, **model):
 study = Study(
     name="baselines",
     title="Networks of the same budget, 300 s",
+    note="All have the learning rate of configs/spine_t1.py, which was chosen for PENN.",
     arms=(
         arm("penn", "stem of 4, two convolutions a stage, skips by concatenation"),
         arm("fcn", "FCN-like: one convolution a stage, skips by addition", skip="add", blocks=1),

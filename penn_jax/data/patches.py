@@ -148,12 +148,14 @@ def cut_patch(
 
     # Slice by slice the channels: the order in which prediction stacks them too.
     beside = range(draw.frame - config.neighbours, draw.frame + config.neighbours + 1)
-    wanted = np.array([min(max(frame, 0), frames - 1) for frame in beside])
+    wanted = [min(max(frame, 0), frames - 1) for frame in beside]
     slab = reader.image(case, (slice(wanted[0], wanted[-1] + 1), *box))
+    if len(slab) < len(wanted):
+        slab = slab[np.subtract(wanted, wanted[0])]
     labels = None
     if labelled:
         labels = reader.labels(case, (slice(draw.frame, draw.frame + 1), *box))[0]
-    sample(slab, wanted - wanted[0], labels, draw.matrix, origin, image, label)
+    sample(slab, labels, draw.matrix, origin, image, label)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import functools
 import http.server
 import json
+import os
 import pickle
 import shutil
 import threading
@@ -185,10 +186,12 @@ def test_handles_and_caches_do_not_grow_with_the_cases(tmp_path, monkeypatch):
             np.testing.assert_array_equal(store.labels(name, box), cases[name][1])
             found = store.foreground(name)[1]
             np.testing.assert_array_equal(found, np.argwhere(cases[name][1] == 1))
-        return len(list(Path("/proc/self/fd").iterdir()))
+        # Descriptors of other files come and go with the threads of other libraries.
+        targets = [os.path.realpath(handle) for handle in Path("/proc/self/fd").iterdir()]
+        return sum(target.startswith(str(tmp_path)) for target in targets)
 
-    few = open_files(store.cases[:3])
-    assert open_files(store.cases * 2) == few
+    # A file that is still being closed may be among them, one for each case may not.
+    assert open_files(store.cases * 2) <= 6
     assert store._array.cache_info().currsize == 6
     assert store._foreground.cache_info().currsize == 2
 
