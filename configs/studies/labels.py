@@ -26,7 +26,7 @@ def arms(labelled: int) -> tuple[Arm, ...]:
         Arm(
             f"{labelled}-self-trained",
             config,
-            "the same, after as many steps on what the first arm's network says of all training scans",
+            "the same, after as many steps on the first arm's labels of all training scans",
             pretrain=TAUGHT,
             teacher=scratch,
             baseline=scratch,

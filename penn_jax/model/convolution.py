@@ -1,19 +1,29 @@
-"""A three-wide convolution whose kernel's gradient is cheap on a CPU.
+"""A three-wide convolution that is trained on CPUs in fewer operations than XLA's own.
 
-XLA computes that gradient as a convolution with a window as large as the image, which its CPU does
-on one core; and it is nothing but one matrix product for each place of the kernel, of the features
-there and the gradient of the output.
+Where it is differentiated, large maps in two axes go through Winograd's algorithm
+(``winograd.py``). Elsewhere, on a CPU, the kernel's gradient is one matrix product for each place
+of the kernel, of the features there and the gradient of the output: XLA computes it as a
+convolution with a window as large as the image, on one core. Other devices keep XLA's ways.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from penn_jax.model.winograd import (
+    convolve_tiles,
+    input_gradient_of_tiles,
+    kernel_gradient_of_tiles,
+)
+
 WIDTH = 3
+_LARGE = 2**24
+"""Multiplications of a convolution of one sample from which on Winograd's sums are worth it."""
 
 
 @jax.custom_vjp
@@ -39,14 +49,31 @@ def _convolve(x: Array, kernel: Array) -> Array:
 
 
 def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(x, kernel), (x, kernel)
+    on_cpu = convolve_tiles if _is_large(x, kernel) else _convolve
+    y = jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=_convolve)
+    return y, (x, kernel)
 
 
 def _backward(saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    (of_x,) = jax.linear_transpose(lambda x: _convolve(x, kernel), x)(gradient)
-    of_kernel = jax.lax.platform_dependent(x, gradient, cpu=by_products, default=by_convolution)
+    if _is_large(x, kernel):
+        on_cpu = input_gradient_of_tiles, kernel_gradient_of_tiles
+    else:
+        on_cpu = _input_gradient, by_products
+    of_x = jax.lax.platform_dependent(gradient, kernel, cpu=on_cpu[0], default=_input_gradient)
+    of_kernel = jax.lax.platform_dependent(x, gradient, cpu=on_cpu[1], default=by_convolution)
     return of_x, of_kernel
+
+
+def _is_large(x: Array, kernel: Array) -> bool:
+    """Whether to go by tiles, whatever the batch: shared by devices, the result is the same."""
+    in_two_axes = x.ndim == 4 and x.dtype == jnp.float32
+    return in_two_axes and math.prod(x.shape[1:3]) * kernel.size >= _LARGE
+
+
+def _input_gradient(gradient: Array, kernel: Array) -> Array:
+    mirrored = jnp.flip(kernel, range(kernel.ndim - 2)).swapaxes(-1, -2)
+    return _convolve(gradient, mirrored)
 
 
 def by_convolution(

@@ -15,6 +15,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 AXIS = "batch"
 
+_OF_CPU = {"xla_cpu_use_fusion_emitters": False}
+"""XLA's older way to compile fused loops: as fast a step, for half the memory while compiling."""
+
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
@@ -67,7 +70,11 @@ def _by_jit(step: Step, devices: Sequence[Any], parts: int) -> Parallel:
         )
 
     compiled = jax.jit(
-        step, in_shardings=(whole, split, whole), out_shardings=(whole, whole), donate_argnums=0
+        step,
+        in_shardings=(whole, split, whole),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+        compiler_options=_OF_CPU if devices[0].platform == "cpu" else None,
     )
     return Parallel(
         step=compiled,

@@ -8,7 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penn_jax.model import convolution
 from penn_jax.model.convolution import by_convolution, by_products, convolve
+from penn_jax.model.winograd import (
+    convolve_tiles,
+    input_gradient_of_tiles,
+    kernel_gradient_of_tiles,
+)
 
 
 def _arrays(shape, channels, features, seed):
@@ -68,9 +74,60 @@ def test_the_gradient_of_the_kernel_is_summed_in_float32():
     np.testing.assert_allclose(np.float32(found), expected, rtol=2**-8, atol=1e-2)
 
 
-@pytest.mark.parametrize(("platform", "products"), [("cpu", 9), ("tpu", 0), ("cuda", 0)])
-def test_the_cpu_alone_takes_products(platform, products):
-    x, kernel, gradient = _arrays((6, 5), 2, 3, 0)
+@settings(max_examples=15)
+@given(
+    st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.integers(0, 2**31 - 1),
+)
+def test_tiles_give_pytorchs_convolution_and_gradients(shape, channels, features, seed):
+    x, kernel, gradient = _arrays(shape, channels, features, seed)
+    ours = (
+        convolve_tiles(x, kernel),
+        input_gradient_of_tiles(gradient, kernel),
+        kernel_gradient_of_tiles(x, gradient),
+    )
+    for mine, reference in zip(ours, _torch(x, kernel, gradient), strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=1e-4, atol=1e-4)
+
+
+def test_tiles_round_no_worse_than_xla():
+    x, kernel, gradient = _arrays((32, 32), 64, 64, 0)
+    exact = _torch(x, kernel, gradient)
+    plain = (
+        convolution._convolve(x, kernel),
+        convolution._input_gradient(gradient, kernel),
+        by_convolution(x, gradient),
+    )
+    tiles = (
+        convolve_tiles(x, kernel),
+        input_gradient_of_tiles(gradient, kernel),
+        kernel_gradient_of_tiles(x, gradient),
+    )
+    for one, other, reference in zip(plain, tiles, exact, strict=True):
+        scale = np.abs(reference).max()
+        of_plain, of_tiles = (np.abs(a - reference).max() / scale for a in (one, other))
+        assert of_tiles < max(4 * of_plain, 2**-20)
+
+
+@pytest.mark.parametrize(("shape", "products"), [((12, 9), 9), ((12, 10), 3 * 16)])
+def test_large_maps_are_trained_by_tiles(monkeypatch, shape, products):
+    x, kernel, gradient = _arrays(shape, 3, 5, 0)
+    monkeypatch.setattr(convolution, "_LARGE", 12 * 10 * kernel.size)
+    program = jax.jit(_output_and_gradients).trace(x, kernel, gradient)
+    text = program.lower(lowering_platforms=("cpu",)).as_text()
+    assert text.count("stablehlo.dot_general") == products
+    ours = jax.jit(_output_and_gradients)(x, kernel, gradient)
+    for mine, reference in zip(ours, _torch(x, kernel, gradient), strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [6, 96])
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_other_devices_keep_their_own_way(platform, size):
+    x, kernel, gradient = _arrays((size, size), 16, 16, 0)
     program = jax.jit(_output_and_gradients).trace(x, kernel, gradient)
     text = program.lower(lowering_platforms=(platform,)).as_text()
-    assert text.count("stablehlo.dot_general") == products
+    assert text.count("stablehlo.dot_general") == 0
+    assert text.count("stablehlo.convolution") == 3
