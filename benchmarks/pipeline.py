@@ -9,11 +9,9 @@ the training cases of one prepared store: half the patches centred on foreground
 scaling in one interpolation (linear, labels nearest), mirroring, and batches of equal size.
 Intensities are left alone: penn_jax changes them on the device.
 
-penn_jax is measured three times: as ``penn train`` runs it; the host draws and XLA cuts on the same
-core; and the draws alone, which are all that is left to the host where an accelerator cuts
-(``penn_jax/cutting.py``). All hold the cases in memory, as prepared; MONAI also an index of every
-foreground voxel. It keeps no record of what it did to an item (``set_track_meta(False)``) and
-copies no cached item.
+penn_jax runs as ``penn train`` runs it. All hold the cases in memory, as prepared; MONAI also an
+index of every foreground voxel. It keeps no record of what it did to an item
+(``set_track_meta(False)``) and copies no cached item.
 """
 
 from __future__ import annotations
@@ -26,7 +24,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,36 +60,6 @@ def penn(job: Job) -> Callable[[float], float]:
     return lambda seconds: rate((len(batch["image"]) for batch in _endless(batches)), seconds)
 
 
-def penn_draws(job: Job) -> Callable[[float], float]:
-    """What is left to the host where an accelerator cuts."""
-    from penn_jax.data.loader import stream
-
-    draws = stream(Store(job.store), job.cases, job.patches, job.batch_size, seed=0, cut=False)
-    return lambda seconds: rate((len(batch["place"]) for batch in _endless(draws)), seconds)
-
-
-def penn_compiled(job: Job) -> Callable[[float], float]:
-    """The same draws, cut by the compiled program that devices run: here on the same core."""
-    import jax
-
-    from penn_jax.data.loader import stream
-    from penn_jax.data.resident import resident_frames
-    from penn_jax.model.cut import DeviceFrames, cut
-
-    store, size = Store(job.store), job.patches.size
-    frames = jax.device_put(DeviceFrames(**resident_frames(store, job.cases)))
-    draws = stream(store, job.cases, job.patches, job.batch_size, seed=0, cut=False)
-    run = jax.jit(partial(cut, size=size, neighbours=job.patches.neighbours))
-
-    def sizes() -> Iterator[int]:
-        while True:
-            place = next(draws)["place"].astype(np.float32)
-            image, _ = jax.block_until_ready(run(frames, place))
-            yield len(image)
-
-    return lambda seconds: rate(sizes(), seconds)
-
-
 def monai(job: Job) -> Callable[[float], float]:
     import torch
 
@@ -111,8 +78,6 @@ def torchio(job: Job) -> Callable[[float], float]:
 
 PROGRAMS = {
     "penn_jax": penn,
-    "penn_jax, cut by XLA": penn_compiled,
-    "penn_jax, draws alone": penn_draws,
     "MONAI": monai,
     "TorchIO": torchio,
 }

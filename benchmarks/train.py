@@ -30,7 +30,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -59,7 +58,6 @@ TRIAL_SECONDS = 2.0
 """For which each way to run PyTorch is tried."""
 
 STEP, DATA = "step alone", "data included"
-ON_DEVICE = "data included, patches cut on the device"
 TRANSFORMS = "data included, intensities changed by MONAI"
 
 
@@ -137,7 +135,6 @@ def penn(job: Job) -> Measure:
     import jax
     import numpy as np
 
-    from penn_jax.cutting import device_cutter
     from penn_jax.data.loader import BatchIterator, stream
     from penn_jax.model.network import Network, initialise
     from penn_jax.optim.parallel import compile_step
@@ -159,19 +156,17 @@ def penn(job: Job) -> Measure:
         variables
     )
     state = compiled.spread(state)
-    streams: dict[tuple[bool, int], BatchIterator] = {}
+    streams: dict[int, BatchIterator] = {}
 
-    def started(workers: int, cut: bool = True) -> Iterator[Any]:
-        if (cut, workers) not in streams:
-            batches = stream(
-                store, job.cases, config.patches, size, seed=0, workers=workers, cut=cut
-            )
-            streams[cut, workers] = batches
-            if cut:  # MONAI's cases are in memory from the start, ours once they were drawn
-                for _ in range(DRAWS_OF_A_CASE * len(job.cases) * max(1, workers) // size):
-                    next(batches)
+    def started(workers: int) -> Iterator[Any]:
+        if workers not in streams:
+            batches = stream(store, job.cases, config.patches, size, seed=0, workers=workers)
+            # MONAI's cases are in memory from the start, ours once they were drawn.
+            for _ in range(DRAWS_OF_A_CASE * len(job.cases) * max(1, workers) // size):
+                next(batches)
+            streams[workers] = batches
         while True:
-            yield next(streams[cut, workers])
+            yield next(streams[workers])
 
     def step(placed: Any) -> Any:
         nonlocal state
@@ -181,20 +176,12 @@ def penn(job: Job) -> Measure:
     def step_on(batch: Any) -> Any:
         return step(compiled.place({k: x for k, x in batch.items() if k != "place"}))
 
-    @lru_cache
-    def cutter() -> Callable[[Any], Any]:
-        return device_cutter(store, job.cases, config.patches, compiled, config.train.parallel)
-
     on_device = compiled.place({k: x for k, x in next(started(0)).items() if k != "place"})
     jax.block_until_ready(step(on_device))
 
     def measure(what: str, seconds: float, workers: int) -> Speed:
-        batches, run = repeated(on_device), step
-        if what == DATA:
-            batches, run = started(workers), step_on
-        elif what == ON_DEVICE:
-            batches, cut = started(workers, cut=False), cutter()
-            run = lambda draws: step(cut(compiled.place(draws)))  # noqa: E731
+        alone = what == STEP
+        batches, run = (repeated(on_device), step) if alone else (started(workers), step_on)
         warm_up = warm_up_steps(what, workers)
         return measured(batches, run, jax.block_until_ready, size, seconds, warm_up)
 
@@ -381,7 +368,6 @@ ROWS = (
     ("penn_jax", STEP),
     ("PyTorch", STEP),
     ("penn_jax", DATA),
-    ("penn_jax", ON_DEVICE),
     ("PyTorch", DATA),
     ("PyTorch", TRANSFORMS),
 )
@@ -458,11 +444,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         choices=("none", "default", "reduce-overhead", "max-autotune-no-cudagraphs"),
         help="ways to run PyTorch's step, of which the fastest counts",
     )
-    parser.add_argument(
-        "--cut-on-device",
-        action="store_true",
-        help="also measure patches that penn_jax cuts on the device (model/cut.py)",
-    )
     parser.add_argument("--peak-tflops", type=float, help="of the device, where it is not known")
     options = parser.parse_args(arguments)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch needs room too
@@ -500,8 +481,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             else:
                 programs[name] = program
         rows = [row for row in ROWS if row[0] in programs]
-        if not options.cut_on_device:
-            rows = [row for row in rows if row[1] != ON_DEVICE]
         if find_spec("monai") is None:
             print("MONAI is left out: it is not installed", flush=True)
             rows = [row for row in rows if row[0] == "penn_jax" or row[1] == STEP]

@@ -163,7 +163,7 @@ def job(tmp_path_factory):
 
 def test_penn_runs(job):
     measure = train.penn(job)
-    for what in (train.STEP, train.DATA, train.ON_DEVICE):
+    for what in (train.STEP, train.DATA):
         speed = measure(what, 0.05, 0)
         assert speed.patches > 0
         assert 0 <= speed.waiting <= 1

@@ -130,7 +130,6 @@ def stream(
     host: int = 0,
     hosts: int = 1,
     workers: int = 0,
-    cut: bool = True,
 ) -> BatchIterator:
     """Endless batches of this host's share of the samples, from ``first_batch`` on.
 
@@ -144,7 +143,6 @@ def stream(
         host: this host's number, of ``hosts``.
         hosts: how many hosts share each batch; host h has the samples h, h + hosts, ….
         workers: processes that cut patches; 0 cuts them in a thread beside the training step.
-        cut: without, batches hold no ``image`` and ``label``: a device cuts them by ``place``.
 
     Returns:
         The batches; close it to end its threads. A batch holds ``image`` float32 (B, *size, C),
@@ -171,8 +169,7 @@ def stream(
     first = first_batch * share
     batches = samples[host::hosts][first:].batch(share, drop_remainder=True)
     batches = batches.map_with_index(_SampleNumbers(share, first, host, hosts))
-    if cut:
-        batches = batches.map(_Cut(reader, cases, config))
+    batches = batches.map(_Cut(reader, cases, config))
     threads = _REMOTE_THREADS if store.is_remote else 1
     buffered = max(_BUFFERED_BATCHES, threads)
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffered)

@@ -92,7 +92,7 @@ def test_tiles_give_pytorchs_convolution_and_gradients(shape, channels, features
         np.testing.assert_allclose(mine, reference, rtol=1e-4, atol=1e-4)
 
 
-def test_tiles_round_no_worse_than_xla():
+def test_tiles_round_like_xla():
     x, kernel, gradient = _arrays((32, 32), 64, 64, 0)
     exact = _torch(x, kernel, gradient)
     plain = (
