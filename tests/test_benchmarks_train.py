@@ -218,7 +218,7 @@ def test_the_count_of_operations_of_one_convolution(job, monkeypatch):
 def test_the_table_tells_medians_and_ratios():
     speeds = {
         ("penn_jax", train.STEP, 0): [train.Speed(n, 0.0) for n in (90.0, 100.0, 200.0)],
-        ("PyTorch", train.STEP, 0): [train.Speed(80.0, 0.0)],
+        ("PyTorch", train.STEP, 0): [train.Speed(n, 0.0) for n in (60.0, 80.0, 200.0)],
         ("penn_jax", train.DATA, 0): [train.Speed(60.0, 0.1)],
         ("penn_jax", train.DATA, 2): [train.Speed(90.0, 0.01)],
         ("PyTorch", train.DATA, 2): [train.Speed(30.0, 0.5)],
@@ -229,9 +229,11 @@ def test_the_table_tells_medians_and_ratios():
     # 100 patches/s of 1 GFLOP are a tenth of 1 TFLOP/s.
     assert lines[2] == "| penn_jax | step alone | – | 100.0 | 90.0, 100.0, 200.0 | 10.0% | – |"
     assert lines[4] == "| penn_jax | data included | 2 | 90.0 | 90.0 | 9.0% | 1.0% |"
-    assert lines[-2:] == [
-        "penn_jax / PyTorch, step alone: 1.25",
-        "penn_jax / PyTorch, data included: 3.00",
+    with_monai = "penn_jax / PyTorch with MONAI, data included"
+    assert lines[-3:] == [
+        "penn_jax / PyTorch, step alone: 1.25; of each turn 1.00 to 1.50, median 1.25",
+        f"{with_monai}: 3.00; of each turn 3.00 to 3.00, median 3.00",
+        f"{with_monai}, intensities changed by MONAI: 4.50; of each turn 4.50 to 4.50, median 4.50",
     ]
 
 
