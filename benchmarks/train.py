@@ -4,11 +4,12 @@
                                [--dtype bfloat16] [--workers 0 2] [--compile none default]
 
 Each program trains the config's network in a process of its own, on the same device, and they take
-turns; of the repeats the median counts, and ratios are told turn by turn, too. PyTorch has the same network (``export/penn_torch.py``, in
-training mode, channels last, automatic mixed precision for bfloat16), the same loss, photometric
-augmentation on the device, clipping, Nesterov SGD (fused) and weight average; it is spared the
-centralised gradients and the check that they are finite. Of the ways to run it that ``--compile``
-names the fastest counts, on a CPU also channels first. In float32 a GPU may round products to TF32.
+turns; of the repeats the median counts, and ratios are told turn by turn, too. PyTorch has the same
+network (``export/penn_torch.py``, in training mode, channels last, automatic mixed precision for
+bfloat16), the same loss, photometric augmentation on the device, clipping, Nesterov SGD (fused) and
+weight average; it is spared the centralised gradients and the check that they are finite. Of the
+ways to run it that ``--compile`` names the fastest counts, on a CPU also channels first. In float32
+a GPU may round products to TF32.
 
 Step alone: one batch that stays on the device, again and again. Data included: batches as
 ``penn train`` streams them, and as MONAI's ``CacheDataset`` and ``DataLoader`` make them (see
