@@ -66,7 +66,9 @@ def write_table(
     differences = _differences(
         asked, {name: _by_seed(asked, of_arm, "dice") for name, of_arm in runs.items()}
     )
-    codes = {run.result["code"] for of_arm in runs.values() for run in of_arm}
+    made = [run.result for of_arm in runs.values() for run in of_arm]
+    made += [result for of_arm in pretraining.values() for chain in of_arm for result in chain]
+    made += [tried.result for of_arm in sweeps.values() for tried in of_arm]
     table = {
         "name": asked.name,
         "title": asked.title,
@@ -80,7 +82,7 @@ def write_table(
         "hashes": {
             "definition": config_hash(asked),
             "data": prepared,
-            "code": ", ".join(sorted(codes)),
+            "code": ", ".join(sorted({result["code"] for result in made})),
             "results": results_hash(runs),
         },
         "repeatable": repeatable(asked),
@@ -140,14 +142,10 @@ def time_to_target(result: Result, target: float) -> tuple[int, float] | None:
     return next(((step, s) for step, s, dice in result["curve"] if dice >= target), None)
 
 
-def case_dice(result: Result) -> dict[str, float]:
-    """Dice of each case, mean over its classes; NaN where there is no foreground."""
-    return {name: scores.case_metrics(c)["dice"] for name, c in _counts(result).items()}
-
-
 def mean_dice(result: Result) -> float | None:
-    """Mean over the cases in which Dice is defined."""
-    defined = [dice for dice in case_dice(result).values() if not math.isnan(dice)]
+    """Mean over the cases in which Dice is defined, of each the mean over its classes."""
+    dice = [scores.case_metrics(count)["dice"] for count in _counts(result).values()]
+    defined = [value for value in dice if not math.isnan(value)]
     return float(np.mean(defined)) if defined else None
 
 
@@ -202,8 +200,17 @@ def _arm(
 ) -> dict[str, Any]:
     results = [run.result for run in of_arm]
     targets = [time_to_target(result, asked.target_dice) for result in results]
-    every = [count for result in results for count in _counts(result).values()]
-    pooled = scores.pooled_metrics(scores.total(every))
+    # Of each case the counts of all seeds, so that intervals are over cases.
+    of_cases: dict[str, list[scores.Confusion]] = {}
+    for result in results:
+        for name, count in _counts(result).items():
+            of_cases.setdefault(name, []).append(count)
+    cases = [scores.total(counts) for counts in of_cases.values()]
+    intervals = scores.pooled_intervals(cases)
+    pooled = {
+        metric: {"value": _or_none(value), "ci95": intervals[metric]}
+        for metric, value in scores.pooled_metrics(scores.total(cases)).items()
+    }
     means = {
         metric: scores.mean_over_cases(_by_seed(asked, of_arm, metric).mean(axis=0))
         for metric in scores.METRICS
@@ -213,7 +220,7 @@ def _arm(
         "description": arm.description,
         "baseline": arm.baseline,
         "dice": means["dice"],
-        "six": {"pooled": {name: _or_none(v) for name, v in pooled.items()}, "mean": means},
+        "six": {"pooled": pooled, "mean": means},
         "runs": [
             {
                 "seed": run.seed,
@@ -222,7 +229,10 @@ def _arm(
                 "learning_rate": run.result["config"]["optim"]["learning_rate"],
                 "dice": mean_dice(run.result),
                 "diverged": "diverged" in run.result,
-                "cases": {name: _or_none(v) for name, v in case_dice(run.result).items()},
+                "cases": {
+                    name: {metric: _or_none(v) for metric, v in scores.case_metrics(count).items()}
+                    for name, count in _counts(run.result).items()
+                },
                 "curve": run.result["curve"],
             }
             for run in of_arm

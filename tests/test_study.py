@@ -169,15 +169,18 @@ def test_the_table_holds_what_the_runs_counted(whole):
         for run in arm["runs"]:
             counts = json.loads((out / run["folder"] / "result.json").read_text())["counts"]
             assert set(run["cases"]) == {"g", "h"}
-            for case, dice in run["cases"].items():
+            for case, values in run["cases"].items():
                 tp, fp, fn, _ = np.array(counts[case])  # of three classes
                 there = tp + fp + fn > 0
                 by_class = 2 * tp[there] / (2 * tp + fp + fn)[there]
-                assert dice == pytest.approx(by_class.mean(), abs=1e-12)
+                assert values["dice"] == pytest.approx(by_class.mean(), abs=1e-12)
             assert [step for step, _, _ in run["curve"]] == [1, 2]
             # The table scores the last weights, which were the last to be validated.
             assert run["dice"] == pytest.approx(run["curve"][-1][2], abs=1e-6)
-    means = [np.mean([list(run["cases"].values()) for run in a["runs"]]) for a in (scratch, masked)]
+    means = [
+        np.mean([values["dice"] for run in arm["runs"] for values in run["cases"].values()])
+        for arm in (scratch, masked)
+    ]
     assert masked["difference"]["value"] == pytest.approx(means[1] - means[0], abs=1e-12)
     assert scratch["difference"] is None
     assert masked["pretraining"]["steps"] == 2
@@ -191,6 +194,31 @@ def test_the_table_holds_what_the_runs_counted(whole):
     for name in ("table.json", "table.md", "cases.csv", "report.html"):
         assert (out / name).stat().st_size > 200
     assert json.loads((out / "table.json").read_text()) == json.loads(json.dumps(table))
+
+
+def test_pooled_metrics_are_of_all_seeds_with_intervals_over_cases(whole):
+    out, table = whole
+    for arm in table["arms"]:
+        results = [json.loads((out / r["folder"] / "result.json").read_text()) for r in arm["runs"]]
+        of_case = {
+            case: sum(np.array(result["counts"][case]).sum(axis=1) for result in results)
+            for case in ("g", "h")
+        }
+        tp, fp, fn, _ = sum(of_case.values())
+        pooled = arm["six"]["pooled"]["dice"]
+        assert pooled["value"] == pytest.approx(2 * tp / (2 * tp + fp + fn), abs=1e-12)
+        low, high = pooled["ci95"]
+        assert 0 <= low <= pooled["value"] <= high <= 1
+
+
+def test_code_that_made_any_run_is_told(whole, store, tmp_path):
+    out = shutil.copytree(whole[0], tmp_path / "copy")
+    parts = (out / "runs/scratch", out / "pretraining", out / "sweeps")
+    for number, part in enumerate(parts):
+        path = min(part.rglob("result.json"))
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"code": f"of {number}"}))
+    table = study(STUDY, store, out, resume=True, progress=False)
+    assert {f"of {number}" for number in range(3)} < set(table["hashes"]["code"].split(", "))
 
 
 def test_a_study_that_was_interrupted_ends_with_the_same_hash(whole, store, tmp_path, monkeypatch):

@@ -96,7 +96,8 @@ def _case_means(runs: Sequence[Mapping[str, Any]]) -> Float64[np.ndarray, " case
     """The mean Dice over runs of each case; NaN where a run has none."""
     dice: dict[str, list[float]] = {}
     for run in runs:
-        for case, value in run["cases"].items():
+        for case, values in run["cases"].items():
+            value = values["dice"]
             dice.setdefault(case, []).append(math.nan if value is None else value)
     return np.array([np.mean(values) for values in dice.values()])
 

@@ -11,17 +11,17 @@ The table is plain JSON::
         name, description
         baseline    name of the arm that it is compared with, or None
         dice        mean over cases {value, ci95, n}
-        six         {pooled: {metric: value}, mean: {metric: {value, ci95, n}}}
+        six         {pooled: {metric: {value, ci95}}, mean: {metric: {value, ci95, n}}}
         difference  from the baseline {value, ci95, ci95_seeds, p, p_holm}; None without one
-        runs        [{seed, fold, folder, learning_rate, dice, diverged, cases: {case: Dice},
-                      curve: [[step, seconds, Dice], …]}]
+        runs        [{seed, fold, folder, learning_rate, dice, diverged,
+                      cases: {case: {metric: value}}, curve: [[step, seconds, Dice], …]}]
         steps, seconds                        of training, one value a run
         steps_to_target, seconds_to_target    one value a run, None where it was not reached
         sweep       [{fold, learning_rate, dice, diverged, steps_to_target, chosen}]
         pretraining {steps, seconds} of all that had to be run before one of its runs, teachers and
                     what started them included, mean over runs; or None
 
-Dice is a share of 1, None where it is undefined.
+Metrics are shares of 1, None where they are undefined.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ def study_csv(table: Mapping[str, Any]) -> str:
     """One row for each run and case: the numbers that everything else is made from."""
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
-    writer.writerow(("arm", "seed", "fold", "run", "case", "dice"))
+    writer.writerow(("arm", "seed", "fold", "run", "case", *METRICS))
     for arm in table["arms"]:
         for run in arm["runs"]:
-            for case, dice in run["cases"].items():
+            for case, values in run["cases"].items():
                 # repr gives back the very same float.
-                value = "" if dice is None else repr(float(dice))
-                writer.writerow((arm["name"], run["seed"], run["fold"], run["folder"], case, value))
+                row = ["" if values[m] is None else repr(float(values[m])) for m in METRICS]
+                writer.writerow((arm["name"], run["seed"], run["fold"], run["folder"], case, *row))
     return written.getvalue()
 
 
@@ -165,20 +165,18 @@ def _to_target(arm: Mapping[str, Any]) -> tuple[_Number | None, _Number | None]:
 def six_cells(table: Mapping[str, Any]) -> Cells:
     """Two rows an arm: the six metrics pooled over pixels, and their means over cases."""
     header = ("Arm", "Average", *(f"{NAMES[metric]} (%)" for metric in METRICS))
-    rows = []
-    for arm in table["arms"]:
-        pooled, mean = arm["six"]["pooled"], arm["six"]["mean"]
-        rows.append((arm["name"], "pooled", *(number(pooled[name], 100.0) for name in METRICS)))
-        rows.append(
-            (
-                arm["name"],
-                "mean",
-                *(
-                    f"{number(mean[name]['value'], 100.0)} ({span(mean[name]['ci95'], 100.0)})"
-                    for name in METRICS
-                ),
-            )
+    rows = [
+        (
+            arm["name"],
+            average,
+            *(
+                f"{number(of[metric]['value'], 100.0)} ({span(of[metric]['ci95'], 100.0)})"
+                for metric in METRICS
+            ),
         )
+        for arm in table["arms"]
+        for average, of in arm["six"].items()
+    ]
     return Cells(header, rows)
 
 

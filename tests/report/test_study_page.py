@@ -11,6 +11,7 @@ from penn_jax.report.study_page import study_page
 from penn_jax.report.study_tables import (
     arm_cells,
     run_cells,
+    six_cells,
     study_csv,
     study_markdown,
     sweep_cells,
@@ -30,7 +31,10 @@ def arm(name, dice, baseline=None, difference=None, **more):
             "folder": f"runs/{name}/fold0-seed{seed}",
             "dice": dice,
             "diverged": False,
-            "cases": {"sub23": dice, "sub24": None if seed else 0.1 + 0.2},
+            "cases": {
+                "sub23": dict.fromkeys(METRICS, dice),
+                "sub24": dict.fromkeys(METRICS, 0.75) | {"dice": None if seed else 0.1 + 0.2},
+            },
             "curve": [[10, 3.5, 0.5], [20 + seed, 7.0, None], [30, 10.5, dice]],
         }
         for seed in range(2)
@@ -41,7 +45,7 @@ def arm(name, dice, baseline=None, difference=None, **more):
         "baseline": baseline,
         "dice": mean(dice),
         "six": {
-            "pooled": dict.fromkeys(METRICS, dice),
+            "pooled": {metric: {"value": dice, "ci95": [0.25, 0.5]} for metric in METRICS},
             "mean": {metric: mean(dice) for metric in METRICS},
         },
         "difference": difference,
@@ -126,6 +130,12 @@ def test_time_to_the_target_is_the_median_and_never_counts_as_longest(table):
     )
 
 
+def test_six_metrics_by_either_average_with_their_intervals(table):
+    pooled, mean, *_ = six_cells(table).rows
+    assert pooled == ("plain", "pooled", *["86.0 (25.0 to 50.0)"] * 6)
+    assert mean == ("plain", "mean", *["86.0 (84.0 to 88.0)"] * 6)
+
+
 def test_a_run_that_diverged_is_told_as_such(table):
     table["arms"][0]["runs"][1]["diverged"] = True
     assert [row[4] for row in run_cells(table).rows[:2]] == ["86.0", "diverged"]
@@ -176,6 +186,7 @@ def test_csv_gives_every_number_back_to_the_last_bit(table):
     assert (second["arm"], second["seed"], second["case"]) == ("plain", "0", "sub24")
     assert float(second["dice"]) == 0.1 + 0.2  # 0.30000000000000004
     assert rows[3]["dice"] == ""  # undefined in the other run
+    assert {float(rows[3][metric]) for metric in METRICS if metric != "dice"} == {0.75}
 
 
 def test_the_page_in_a_browser(table, opened_page):
