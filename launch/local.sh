@@ -14,6 +14,13 @@ if [[ ! "${1:-}" =~ ^[1-9][0-9]*$ ]] || (($# < 2)); then
 fi
 processes=$1
 shift
+# A GPU each, of those that CUDA_VISIBLE_DEVICES names; where it is not set, those of the first
+# numbers. Elsewhere the variable means nothing.
+IFS=, read -r -a gpus <<< "${CUDA_VISIBLE_DEVICES-$(seq -s , 0 $((processes - 1)))}"
+if ((${#gpus[@]} > 0 && ${#gpus[@]} < processes)); then
+  echo "local.sh: $processes processes, but CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES" >&2
+  exit 2
+fi
 
 # A port that is free now: the first process listens on it, the others meet there.
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0))
@@ -23,8 +30,7 @@ print(s.getsockname()[1])')
 trap 'kill -TERM $(jobs -p) 2> /dev/null || true' INT TERM
 children=()
 for ((i = 0; i < processes; i++)); do
-  # Number i of the GPUs, where there are any; elsewhere the variable means nothing.
-  CUDA_VISIBLE_DEVICES=$i penn train "$@" \
+  CUDA_VISIBLE_DEVICES=${gpus[i]-} penn train "$@" \
     --coordinator "127.0.0.1:$port" --processes "$processes" --process "$i" &
   children+=($!)
 done

@@ -24,7 +24,7 @@ from penn_jax.options import EXIT_INPUT, build_parser
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
-SCRIPTS = sorted([*LAUNCH.glob("*.s*"), *(ROOT / "tests").rglob("*.sh"), ROOT / ".ci" / "run"])
+SCRIPTS = sorted([*LAUNCH.rglob("*.sh"), *LAUNCH.glob("*.sbatch"), ROOT / ".ci" / "run"])
 TOOLS = Path(sys.executable).parent
 """Where the test extra puts ``penn``, ``shellcheck`` and ``hadolint``."""
 
@@ -300,6 +300,28 @@ def test_signals_reach_every_process_and_the_exit_code_comes_back(tmp_path):
         assert flags["--coordinator"] == told[0][5]
         assert re.fullmatch(r"127\.0\.0\.1:\d+", flags.pop("--coordinator"))
         assert flags == {"--processes": "3", "--process": str(number)}
+
+
+@pytest.mark.parametrize(
+    ("named", "code", "expected"),
+    [(None, 0, {"0", "1"}), ("2,3", 0, {"2", "3"}), ("", 0, {""}), ("2", 2, set())],
+)
+def test_each_process_gets_a_gpu_of_those_that_are_named(named, code, expected, tmp_path):
+    _stub(tmp_path / "bin", "penn", 'echo "sees=$CUDA_VISIBLE_DEVICES"')
+    environment = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+    environment |= _first_on_path(tmp_path / "bin")
+    if named is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = named
+    said = subprocess.run(
+        ["bash", LAUNCH / "local.sh", "2", "config.py"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.returncode == code
+    assert {line.removeprefix("sees=") for line in said.stdout.splitlines()} == expected
+    assert ("2 processes, but CUDA_VISIBLE_DEVICES=2" in said.stderr) == bool(code)
 
 
 # ---- TPU machines ------------------------------------------------------------------------------
