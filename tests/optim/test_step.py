@@ -1,5 +1,7 @@
 """One step on one device, by jit on four and by pmap on four: the same training."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,22 +41,22 @@ def _optimiser():
     return build_optimiser(CONFIG.optim)
 
 
-def _state():
-    variables = initialise(Network(CONFIG.model, 2), KEY, 1, 2)
-    return create_state(variables["params"], variables["batch_stats"], _optimiser())
+def _state(config=CONFIG):
+    variables = initialise(Network(config.model, 2), KEY, 1, 2)
+    return create_state(variables["params"], variables.get("batch_stats", {}), _optimiser())
 
 
-def _compiled(kind, devices):
+def _compiled(kind, devices, config=CONFIG, parts=1):
     def build(axis):
-        objective = segmentation_objective(Network(CONFIG.model, 2, axis), CONFIG, KEY)
-        return build_step(objective, _optimiser(), CONFIG.optim.average, axis)
+        objective = segmentation_objective(Network(config.model, 2, axis), config, KEY)
+        return build_step(objective, _optimiser(), config.optim.average, axis, parts)
 
-    return compile_step(build, kind, jax.devices()[:devices])
+    return compile_step(build, kind, jax.devices()[:devices], parts)
 
 
-def _run(kind, devices, steps=20):
-    compiled = _compiled(kind, devices)
-    state = compiled.spread(_state())
+def _run(kind, devices, steps=20, config=CONFIG, parts=1):
+    compiled = _compiled(kind, devices, config, parts)
+    state = compiled.spread(_state(config))
     losses = []
     for number in range(steps):
         state, metrics = compiled.step(state, compiled.place(_batch(number)), np.float32(0.3))
@@ -80,6 +82,27 @@ def test_four_devices_train_as_one(one_device, kind):
         ):
             np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-5)
     assert losses[-1] < losses[0]  # it did train
+
+
+HALF = replace(CONFIG, model=replace(CONFIG.model, precision="bfloat16", norm="group"))
+"""With a norm that does not depend on which samples pass at once."""
+
+
+@pytest.fixture(scope="module")
+def in_float32():
+    return _run("jit", 1, config=replace(HALF, model=replace(HALF.model, precision="float32")))[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "devices", "parts"), [("jit", 1, 1), ("jit", 4, 2), ("pmap", 4, 1), ("pmap", 4, 2)]
+)
+def test_bfloat16_trains_as_float32_does(in_float32, kind, devices, parts):
+    state, losses = _run(kind, devices, config=HALF, parts=parts)
+    # Eight bits of mantissa: a feature is wrong by up to 1 / 256, the loss by what is left of that.
+    np.testing.assert_allclose(losses, in_float32, rtol=0.01)
+    assert losses != in_float32
+    assert losses[-1] < losses[0]
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
 
 
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
