@@ -50,7 +50,7 @@ LARGE = replace(
     CONFIG,
     name="hosts_large",
     model=ModelConfig(stem=1, channels=(48,), blocks=2, dropout=0.1),
-    # At a rate of 0.1 rounding grows to 2e-3 within 50 steps, even from jit to pmap on one device:
+    # At the default rate rounding grows to 2e-3 within 50 steps, even from jit to pmap on one device:
     # where a ReLU's kink decides, no two programs that round differently stay together.
     optim=OptimConfig(learning_rate=0.01),
 )
