@@ -5,7 +5,8 @@ voxels anew for each; NumPy writes every intermediate value to memory. A trainin
 long to wait for its patches.
 
 A row of a patch is done in passes, first where its voxels lie and then what lies there: the first
-then runs on several voxels at once. Two axes are three of which the first has length one.
+then runs on several voxels at once. Two axes are three of which the first has length one and costs
+nothing: what it adds to the places is a pass of its own.
 
 Frames are copied before they are sampled, each with its last voxels once more at the far ends, so
 that every voxel has a next one. Read in order a frame also comes out of memory at once and is then
@@ -102,14 +103,18 @@ def _linear(volumes, each_frame, each_channel, matrix, origin, last, image):
             first_y = origin[1] + (matrix[1, 0] * p + matrix[1, 1] * r)
             first_x = origin[2] + (matrix[2, 0] * p + matrix[2, 1] * r)
             for c in range(width):
-                z = min(max(first_z + matrix[0, 2] * c, 0.0), last[0])
                 y = min(max(first_y + matrix[1, 2] * c, 0.0), last[1])
                 x = min(max(first_x + matrix[2, 2] * c, 0.0), last[2])
-                plane, row, column = np.int32(z), np.int32(y), np.int32(x)
-                voxel[c] = ((plane * rows + row) * columns + column) * len(each_channel)
-                weights[0, c] = z - plane
+                row, column = np.int32(y), np.int32(x)
+                voxel[c] = (row * columns + column) * len(each_channel)
                 weights[1, c] = y - row
                 weights[2, c] = x - column
+            if planes > 1:
+                for c in range(width):
+                    z = min(max(first_z + matrix[0, 2] * c, 0.0), last[0])
+                    plane = np.int32(z)
+                    voxel[c] += np.uintp(plane) * behind
+                    weights[0, c] = z - plane
             for c in range(width):
                 here, down, across = voxel[c], weights[1, c], weights[2, c]
                 for _ in range(len(each_frame)):
@@ -147,14 +152,18 @@ def _nearest(values, box, matrix, origin, last, label):
             first_z = origin[0] + (matrix[0, 0] * p + matrix[0, 1] * r)
             first_y = origin[1] + (matrix[1, 0] * p + matrix[1, 1] * r)
             first_x = origin[2] + (matrix[2, 0] * p + matrix[2, 1] * r)
+            # Without branches, so that several voxels are done at once.
             for c in range(width):
-                z = first_z + matrix[0, 2] * c
                 y = first_y + matrix[1, 2] * c
                 x = first_x + matrix[2, 2] * c
-                # Without branches, so that several voxels are done at once.
-                inside = (min(max(z, 0.0), last[0]) == z) & (min(max(y, 0.0), last[1]) == y)
-                inside = inside & (min(max(x, 0.0), last[2]) == x)
-                plane, row, column = int(np.rint(z)), int(np.rint(y)), int(np.rint(x))
-                voxel[c] = (plane * rows + row) * columns + column if inside else outside
+                inside = (min(max(y, 0.0), last[1]) == y) & (min(max(x, 0.0), last[2]) == x)
+                row, column = int(np.rint(y)), int(np.rint(x))
+                voxel[c] = row * columns + column if inside else outside
+            if first_z != 0.0 or matrix[0, 2] != 0.0:
+                for c in range(width):
+                    z = first_z + matrix[0, 2] * c
+                    inside = (min(max(z, 0.0), last[0]) == z) & (voxel[c] != outside)
+                    plane = int(np.rint(z))
+                    voxel[c] = voxel[c] + plane * rows * columns if inside else outside
             for c in range(width):
                 label[p, r, c] = values[voxel[c]]
